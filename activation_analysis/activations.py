@@ -1,0 +1,208 @@
+"""The voxel grid of a language model, and the matrix recorded on it.
+
+A prompt becomes one row. A column is a unit: a (site, layer, index) triple, as a voxel is an
+(x, y, z) triple. Statistics see only the matrix; the grid gives every column its address.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+SITES = ("residual", "attention", "mlp", "neuron", "head")
+SITE_ALIASES = {"attn": "attention"}
+POSITIONS = ("last", "mean", "max", "first")
+
+
+def canonical_site(name: str) -> str:
+    """The site that ``name`` means, or a ValueError that lists the known ones."""
+    site = SITE_ALIASES.get(name, name)
+    if site not in SITES:
+        raise ValueError(f"no site {name!r}; known: {', '.join(SITES)} (and 'attn' for attention)")
+    return site
+
+
+@dataclass(frozen=True)
+class Units:
+    """The addresses of the columns of one site's matrix, layer by layer."""
+
+    site: str
+    layer: np.ndarray  # (n_units,) block index, 0 is the first block
+    index: np.ndarray  # (n_units,) coordinate within the layer
+    n_layers: int  # blocks in the whole model, recorded or not
+
+    def __len__(self) -> int:
+        return len(self.layer)
+
+    @property
+    def layers(self) -> np.ndarray:
+        """The recorded layers, ascending, (n_recorded_layers,)."""
+        return np.unique(self.layer)
+
+    def columns_of(self, layer: int) -> slice:
+        """The columns that hold ``layer`` (they are contiguous)."""
+        start, stop = np.searchsorted(self.layer, [layer, layer + 1])
+        return slice(int(start), int(stop))
+
+    @property
+    def depth(self) -> np.ndarray:
+        """Relative depth of every unit, layer / (n_layers - 1), in 0..1, (n_units,)."""
+        return relative_depth(self.layer, self.n_layers)
+
+
+def relative_depth(layer: np.ndarray, n_layers: int) -> np.ndarray:
+    """Layer index over the last layer's index: 0 is the first block, 1 the last."""
+    return np.asarray(layer, dtype=float) / max(n_layers - 1, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Activations:
+    """One row per prompt at every recorded site and layer.
+
+    ``values[site][layer]`` is (n_prompts, width) float32, in the model's own units. A site's
+    layers side by side are its matrix: ``activations.matrix("mlp")`` is (n_prompts, n_units)
+    with the addresses ``activations.units("mlp")``.
+    """
+
+    prompts: tuple[str, ...]
+    n_tokens: np.ndarray  # (n_prompts,) tokens of each prompt, special tokens included
+    position: str  # which token(s) speak for the prompt
+    model: str  # the model's id, as asked for
+    n_layers: int  # blocks in the whole model
+    values: Mapping[str, Mapping[int, np.ndarray]]
+    details: Mapping[str, str] = field(default_factory=dict)  # dtype, device, versions, ...
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        return tuple(self.values)
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        return tuple(sorted({layer for site in self.values.values() for layer in site}))
+
+    @property
+    def n_units(self) -> int:
+        return sum(v.shape[1] for site in self.values.values() for v in site.values())
+
+    @cached_property
+    def _matrices(self) -> dict[str, np.ndarray]:
+        return {}
+
+    def matrix(self, site: str | None = None) -> np.ndarray:
+        """All units of one site, (n_prompts, n_units); ``site`` may be left out if only one."""
+        site = self._one_site(site)
+        if site not in self._matrices:
+            layers = self.values[site]
+            self._matrices[site] = np.concatenate([layers[k] for k in sorted(layers)], axis=1)
+        return self._matrices[site]
+
+    def units(self, site: str | None = None) -> Units:
+        """The addresses of the columns of ``matrix(site)``."""
+        site = self._one_site(site)
+        layers = sorted(self.values[site])
+        widths = [self.values[site][k].shape[1] for k in layers]
+        return Units(
+            site=site,
+            layer=np.repeat(layers, widths),
+            index=np.concatenate([np.arange(w) for w in widths]),
+            n_layers=self.n_layers,
+        )
+
+    def at(self, site: str) -> Activations:
+        """The same recording with one site only."""
+        site = self._one_site(site)
+        return self._with(values={site: self.values[site]})
+
+    def rows(self, rows: Sequence[int] | np.ndarray) -> Activations:
+        """The same recording of some of the prompts, in the order given."""
+        rows = np.asarray(rows, dtype=int)
+        return self._with(
+            prompts=tuple(self.prompts[i] for i in rows),
+            n_tokens=self.n_tokens[rows],
+            values={s: {k: v[rows] for k, v in ls.items()} for s, ls in self.values.items()},
+        )
+
+    def _with(self, **changes) -> Activations:
+        kept = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return Activations(**{**kept, **changes})
+
+    def _one_site(self, site: str | None) -> str:
+        if site is None:
+            if len(self.values) != 1:
+                raise ValueError(
+                    f"this recording has the sites {', '.join(self.values)}; "
+                    f"name one, as in activations.matrix({next(iter(self.values))!r}), "
+                    f"or keep one with activations.at(site)"
+                )
+            return next(iter(self.values))
+        site = canonical_site(site)
+        if site not in self.values:
+            raise ValueError(f"site {site!r} was not recorded; recorded: {', '.join(self.values)}")
+        return site
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Activations):
+            return NotImplemented
+        return (
+            self.prompts == other.prompts
+            and np.array_equal(self.n_tokens, other.n_tokens)
+            and (self.position, self.model, self.n_layers)
+            == (other.position, other.model, other.n_layers)
+            and dict(self.details) == dict(other.details)
+            and self._same_values(other)
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # arrays inside
+
+    def _same_values(self, other: Activations) -> bool:
+        addresses = {(s, k) for s, layers in self.values.items() for k in layers}
+        if addresses != {(s, k) for s, layers in other.values.items() for k in layers}:
+            return False
+        return all(
+            self.values[s][k].dtype == other.values[s][k].dtype
+            and np.array_equal(self.values[s][k], other.values[s][k], equal_nan=True)
+            for s, k in addresses
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class TokenActivations:
+    """Every token of one text, and of what the model said next, at every recorded site.
+
+    ``values[site][layer]`` is (n_tokens, width) float32. The first ``n_prompt_tokens`` rows are
+    the prompt's, the others belong to generated tokens, each as the model reads it back.
+    """
+
+    text: str
+    generated_text: str
+    tokens: tuple[str, ...]  # (n_tokens,) as the tokenizer spells them
+    token_ids: np.ndarray  # (n_tokens,)
+    n_prompt_tokens: int
+    model: str
+    n_layers: int
+    values: Mapping[str, Mapping[int, np.ndarray]]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        return tuple(self.values)
+
+    def table(self) -> pd.DataFrame:
+        """One row per token: position, token, id, whether the model generated it."""
+        return pd.DataFrame(
+            {
+                "position": np.arange(len(self)),
+                "token": self.tokens,
+                "token_id": self.token_ids,
+                "generated": np.arange(len(self)) >= self.n_prompt_tokens,
+            }
+        )

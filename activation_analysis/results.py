@@ -1,0 +1,231 @@
+"""What an analysis finds: frozen tables that figures, tracking and comparisons share.
+
+Each result has ``table()`` (a tidy DataFrame) and, where there is something to chart,
+``metrics()`` (numbers for a tracker). They hold no model and no activations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from activation_analysis.activations import Units, relative_depth
+
+
+@dataclass(frozen=True)
+class StatMap:
+    """One contrast at every unit of one site (or of one bare matrix): the contrast map.
+
+    Positive where the first group responds more. NaN where a unit was excluded.
+    """
+
+    statistic: np.ndarray  # (n_units,)
+    p_value: np.ndarray  # (n_units,) two-sided, uncorrected
+    df: np.ndarray  # (n_units,) NaN for rank tests
+    effect_size: np.ndarray  # (n_units,) Cohen's d
+    hedges_g: np.ndarray  # (n_units,) d times the exact small-sample correction
+    mean_difference: np.ndarray  # (n_units,) in the model's own units
+    excluded: np.ndarray  # (n_units,) reason as text, "" where tested
+    test: str
+    n: tuple[int, int]  # prompts in the first and second group
+    p_adjusted: np.ndarray | None = None  # (n_units,) under `control`, over `family_size` units
+    control: str | None = None
+    alpha: float = 0.05
+    family_size: int | None = None  # units that the correction ran over, all sites and layers
+    units: Units | None = None  # addresses, where the matrix came from a recording
+
+    def __len__(self) -> int:
+        return len(self.statistic)
+
+    @property
+    def tested(self) -> np.ndarray:
+        """Where a unit was tested, (n_units,) bool."""
+        return self.excluded == ""
+
+    @property
+    def significant(self) -> np.ndarray:
+        """Where the adjusted p-value (the uncorrected one before any control) is <= alpha."""
+        p = self.p_value if self.p_adjusted is None else self.p_adjusted
+        return np.nan_to_num(p, nan=1.0) <= self.alpha
+
+    def table(self) -> pd.DataFrame:
+        """One row per unit."""
+        columns = {} if self.units is None else _addresses(self.units)
+        columns |= {
+            "statistic": self.statistic,
+            "p_value": self.p_value,
+            "df": self.df,
+            "effect_size": self.effect_size,
+            "hedges_g": self.hedges_g,
+            "mean_difference": self.mean_difference,
+            "excluded": self.excluded,
+        }
+        if self.p_adjusted is not None:
+            columns |= {"p_adjusted": self.p_adjusted, "significant": self.significant}
+        return pd.DataFrame(columns)
+
+
+def _addresses(units: Units) -> dict[str, object]:
+    return {"site": units.site, "layer": units.layer, "index": units.index, "depth": units.depth}
+
+
+@dataclass(frozen=True)
+class LayerProfile:
+    """One site's contrast, layer by layer."""
+
+    site: str
+    layer: np.ndarray  # (n_layers_recorded,)
+    n_layers: int  # blocks in the whole model
+    n_tested: np.ndarray  # (n_layers_recorded,) and so are all below
+    n_excluded: np.ndarray
+    mean_abs_d: np.ndarray
+    median_abs_d: np.ndarray
+    max_abs_d: np.ndarray
+    n_large_d: np.ndarray  # units with abs(d) > 0.5
+    n_significant: np.ndarray
+    prop_significant: np.ndarray
+    selected_d: np.ndarray  # top 1 % units: effect on the prompts that chose them
+    held_out_d: np.ndarray  # the same units: effect on the other prompts; NaN where too few
+
+    STATISTICS = (
+        "n_tested",
+        "n_excluded",
+        "mean_abs_d",
+        "median_abs_d",
+        "max_abs_d",
+        "n_large_d",
+        "n_significant",
+        "prop_significant",
+        "selected_d",
+        "held_out_d",
+    )
+
+    @property
+    def depth(self) -> np.ndarray:
+        """Relative depth of each layer, 0..1."""
+        return relative_depth(self.layer, self.n_layers)
+
+    @property
+    def peak_layer(self) -> int:
+        """The layer with the largest mean abs(d); -1 where no unit was tested."""
+        if np.all(np.isnan(self.mean_abs_d)):
+            return -1
+        return int(self.layer[np.nanargmax(self.mean_abs_d)])
+
+    @property
+    def peak_depth(self) -> float:
+        if self.peak_layer < 0:
+            return float("nan")
+        return float(relative_depth(np.array(self.peak_layer), self.n_layers))
+
+    def metrics(self) -> dict[str, np.ndarray]:
+        """Per-layer series, keyed ``<site>/<statistic>``, each (n_layers_recorded,)."""
+        return {f"{self.site}/{name}": getattr(self, name) for name in self.STATISTICS}
+
+    def summary(self) -> dict[str, float]:
+        """Stepless companions, keyed ``<statistic>/<site>``."""
+        return {
+            f"peak_layer/{self.site}": self.peak_layer,
+            f"peak_depth/{self.site}": self.peak_depth,
+            f"max_prop_significant/{self.site}": _max(self.prop_significant),
+            f"n_significant/{self.site}": int(self.n_significant.sum()),
+            f"max_abs_d/{self.site}": _max(self.max_abs_d),
+            f"held_out_d/{self.site}": _max(self.held_out_d),
+        }
+
+    def table(self) -> pd.DataFrame:
+        """One row per layer."""
+        columns = {"site": self.site, "layer": self.layer, "depth": self.depth}
+        return pd.DataFrame(columns | {name: getattr(self, name) for name in self.STATISTICS})
+
+
+def _max(values: np.ndarray) -> float:
+    return float(np.nanmax(values)) if np.any(~np.isnan(values)) else float("nan")
+
+
+@dataclass(frozen=True)
+class TopUnits:
+    """The most discriminative units, with an honest effect beside the flattering one.
+
+    Units are chosen by abs(d) on a selection half of the prompts of each condition;
+    ``held_out_d`` is measured on the other half, which had no say. ``effect_size``, ``p_value``
+    and ``p_adjusted`` come from all prompts and the whole family of tests.
+    """
+
+    units: pd.DataFrame
+    """Columns site, layer, index, depth, effect_size, hedges_g, p_value, p_adjusted,
+    significant, selected_d, held_out_d, held_out_low, held_out_high, held_out_p;
+    one row per unit, strongest first."""
+    n_selection: tuple[int, int]  # prompts of each group that chose the units
+    n_held_out: tuple[int, int]  # prompts of each group that measured them
+    confidence: float = 0.95
+
+    def __len__(self) -> int:
+        return len(self.units)
+
+    def table(self) -> pd.DataFrame:
+        return self.units
+
+
+@dataclass(frozen=True)
+class Power:
+    """What the design at hand can detect under the stated control."""
+
+    n: tuple[int, int]
+    alpha: float  # per unit, at the strictest threshold of the control (alpha / family)
+    minimum_detectable_d: float  # abs(d) found in 80 % of studies at that alpha
+    power_at_half: float  # power for abs(d) = 0.5 at that alpha
+    power_at_half_uncorrected: float  # the same for one unit chosen beforehand
+
+    def metrics(self) -> dict[str, float]:
+        return {
+            "minimum_detectable_d": self.minimum_detectable_d,
+            "power_at_d_0.5": self.power_at_half,
+        }
+
+
+@dataclass(frozen=True)
+class ContrastResult:
+    """Everything that one contrast of one recording yields."""
+
+    model: str
+    experiment: str  # the prompt set's name
+    question: str
+    contrast: str  # "math - nonmath"
+    contrast_name: str  # "math"
+    conditions: tuple[str, str]  # the two sides, for labels: first minus second
+    position: str
+    maps: Mapping[str, StatMap]  # by site
+    profiles: Mapping[str, LayerProfile]  # by site
+    top_units: TopUnits
+    n_significant_by_control: Mapping[str, int]  # the same p-values under every control
+    balance: pd.DataFrame  # one row per covariate: means, standardised mean difference
+    power: Power
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        return tuple(self.maps)
+
+    @property
+    def first_map(self) -> StatMap:
+        return next(iter(self.maps.values()))
+
+    @property
+    def n(self) -> tuple[int, int]:
+        return self.first_map.n
+
+    def metrics(self) -> dict[str, float]:
+        """Stepless metrics of the whole contrast."""
+        merged: dict[str, float] = {}
+        for profile in self.profiles.values():
+            merged |= profile.summary()
+        merged |= {f"n_significant_{c}": k for c, k in self.n_significant_by_control.items()}
+        return merged | self.power.metrics() | {"n_tested": self.first_map.family_size or 0}
+
+    def layer_table(self) -> pd.DataFrame:
+        """One row per site and layer."""
+        return pd.concat([p.table() for p in self.profiles.values()], ignore_index=True)
