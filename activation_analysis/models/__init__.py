@@ -1,0 +1,1 @@
+"""Language models: finding, loading and recording them. Knows nothing of statistics."""

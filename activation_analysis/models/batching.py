@@ -1,0 +1,45 @@
+"""Batches of similar length under a token budget, padded on the right."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def token_batches(n_tokens: np.ndarray, budget: int) -> list[np.ndarray]:
+    """Split prompts into batches of at most ``budget`` tokens, padding included.
+
+    Prompts are sorted by length, longest first, so that padding is a few percent and the
+    largest batch comes first. A prompt longer than the budget is a batch of its own.
+
+    Parameters
+    ----------
+    n_tokens : (n_prompts,)
+        Length of every prompt.
+    budget : tokens, rows times the longest row of a batch
+
+    Returns
+    -------
+    list of (n_rows,) index arrays that hold every prompt exactly once
+    """
+    order = np.argsort(-np.asarray(n_tokens), kind="stable")
+    batches = []
+    start = 0
+    while start < len(order):
+        n_rows = max(int(budget // n_tokens[order[start]]), 1)
+        batches.append(order[start : start + n_rows])
+        start += n_rows
+    return batches
+
+
+def pad_right(rows: list[list[int]], pad_id: int) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids side by side, (n_rows, longest), and the mask of the real ones, same shape.
+
+    A causal model never reads what stands to the right, so any ``pad_id`` will do.
+    """
+    longest = max(len(row) for row in rows)
+    ids = np.full((len(rows), longest), pad_id, dtype=np.int64)
+    mask = np.zeros((len(rows), longest), dtype=bool)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = row
+        mask[i, : len(row)] = True
+    return ids, mask
