@@ -229,3 +229,40 @@ class ContrastResult:
     def layer_table(self) -> pd.DataFrame:
         """One row per site and layer."""
         return pd.concat([p.table() for p in self.profiles.values()], ignore_index=True)
+
+    @property
+    def n_significant(self) -> int:
+        return sum(int(m.significant.sum()) for m in self.maps.values())
+
+    @property
+    def n_tested(self) -> int:
+        return sum(int(m.tested.sum()) for m in self.maps.values())
+
+    @property
+    def peak_site(self) -> str:
+        """The site whose strongest layer has the largest mean abs(d)."""
+        return max(self.profiles, key=lambda s: np.nan_to_num(_max(self.profiles[s].mean_abs_d)))
+
+    @property
+    def finding(self) -> str:
+        """The result in one sentence, numbers first."""
+        first = self.first_map
+        how = f"{first.test}, {first.control} at {first.alpha:g}"
+        share = self.n_significant / max(self.n_tested, 1)
+        found = (
+            f"{self.contrast}: {self.n_significant:,} of {self.n_tested:,} units "
+            f"({share:.1%}) differ ({how})"
+        )
+        profile = self.profiles[self.peak_site]
+        if profile.peak_layer < 0:
+            return found + "; no unit could be tested"
+        at = int(np.flatnonzero(profile.layer == profile.peak_layer)[0])
+        found += (
+            f"; strongest in {self.peak_site}, layer {profile.peak_layer} of 0-"
+            f"{profile.n_layers - 1} (mean |d| {profile.mean_abs_d[at]:.2f}, "
+            f"{profile.prop_significant[at]:.0%} significant)"
+        )
+        held_out = profile.held_out_d[at]
+        if np.isnan(held_out):
+            return found
+        return found + f"; its top 1 % of units on held-out prompts: d = {held_out:.2f}"

@@ -20,7 +20,14 @@ def token_batches(n_tokens: np.ndarray, budget: int) -> list[np.ndarray]:
     Returns
     -------
     list of (n_rows,) index arrays that hold every prompt exactly once
+
+    Raises
+    ------
+    ValueError
+        If the budget is below one token.
     """
+    if budget < 1:
+        raise ValueError(f"a batch of {budget} tokens holds nothing; batch_tokens must be 1 or more")
     order = np.argsort(-np.asarray(n_tokens), kind="stable")
     batches = []
     start = 0
@@ -31,15 +38,13 @@ def token_batches(n_tokens: np.ndarray, budget: int) -> list[np.ndarray]:
     return batches
 
 
-def pad_right(rows: list[list[int]], pad_id: int) -> tuple[np.ndarray, np.ndarray]:
+def pad_right(rows: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
     """Token ids side by side, (n_rows, longest), and the mask of the real ones, same shape.
 
-    A causal model never reads what stands to the right, so any ``pad_id`` will do.
+    A causal model never reads what stands to the right, so any id will do: each row repeats its
+    last one, which needs no pad token and is never taken for one.
     """
     longest = max(len(row) for row in rows)
-    ids = np.full((len(rows), longest), pad_id, dtype=np.int64)
-    mask = np.zeros((len(rows), longest), dtype=bool)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)] = row
-        mask[i, : len(row)] = True
-    return ids, mask
+    ids = np.array([row + row[-1:] * (longest - len(row)) for row in rows], dtype=np.int64)
+    lengths = np.array([len(row) for row in rows])
+    return ids, np.arange(longest) < lengths[:, None]

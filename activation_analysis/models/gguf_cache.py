@@ -6,7 +6,9 @@ cache folder under the file's SHA-256, with its tokenizer, and is an ordinary mo
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import io
 import json
 import os
 import shutil
@@ -52,7 +54,11 @@ def converted(file: Path, digest: str) -> Path:
 def _convert(file: Path, digest: str, folder: Path) -> None:
     partial = Path(tempfile.mkdtemp(prefix="partial-", dir=folder.parent))
     try:
-        with stage(f"Converting {file.name} (first use only)"):
+        # transformers 5.23 draws bars of its own for GGUF that no switch of its turns off.
+        with (
+            stage(f"Converting {file.name} (first use only)"),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
             _write_model(file, partial)
         (partial / "complete.json").write_text(
             json.dumps({"source": file.name, "sha256": digest, "format": FORMAT})
@@ -65,10 +71,7 @@ def _convert(file: Path, digest: str, folder: Path) -> None:
 
 def _write_model(file: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
 
-    was_shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
         quantised = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name)
@@ -78,9 +81,6 @@ def _write_model(file: Path, folder: Path) -> None:
             f"transformers reads the GGUF architectures listed in its documentation; "
             f"use the model's safetensors folder instead"
         ) from error
-    finally:
-        if was_shown:
-            logging.enable_progress_bar()
     # A model read from GGUF keeps a quantisation entry and then refuses save_pretrained.
     config = quantised.config
     del config.quantization_config

@@ -1,0 +1,1 @@
+"""Activations and a contrast in, frozen results out; no model, no file, no figure."""

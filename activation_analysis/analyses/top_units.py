@@ -1,0 +1,114 @@
+"""The most discriminative units of a contrast, each with an effect that it did not win by luck."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from activation_analysis.activations import Activations
+from activation_analysis.analyses.split_half import HalfEffects, strongest
+from activation_analysis.results import StatMap, TopUnits
+from activation_analysis.statistics.effect_size import (
+    Interval,
+    cohens_d,
+    cohens_d_interval,
+    paired_d_interval,
+)
+from activation_analysis.statistics.hypothesis_tests import TESTS
+
+
+def top_units(
+    activations: Activations,
+    maps: Mapping[str, StatMap],
+    selection: HalfEffects,
+    *,
+    top_n: int = 20,
+    confidence: float = 0.95,
+) -> TopUnits:
+    """The units that tell the conditions apart best, each with a held-out effect.
+
+    Chosen by abs(d) on the selection half among all sites and layers; measured by the same
+    test, and by an interval of d, on the held-out half. Where a half has fewer than two
+    prompts of a condition, all prompts choose and the held-out columns are NaN.
+
+    Parameters
+    ----------
+    activations : Activations
+    maps : site -> StatMap
+        Of all prompts, as ``contrast_maps`` returns them for this recording.
+    selection : HalfEffects
+        As ``half_effects`` returns them for this recording.
+    top_n : int
+        Units to list, at most.
+    confidence : float
+        Coverage of ``held_out_low`` .. ``held_out_high``.
+
+    Returns
+    -------
+    TopUnits
+
+    Raises
+    ------
+    ValueError
+        If the test is paired and the halves do not hold the same pairs.
+    """
+    halves, test = selection.halves, _one_test(maps)
+    if test == "paired" and halves.large_enough and not halves.keeps_pairs:
+        raise ValueError(
+            "the halves tear pairs apart, but the test is paired; "
+            "split with split_halves(..., blocks=the item of every row)"
+        )
+    table = pd.concat([m.table().assign(site=site) for site, m in maps.items()], ignore_index=True)
+    if halves.large_enough:
+        n_selection, n_held_out = ((len(a), len(b)) for a, b in (halves.selection, halves.held_out))
+        table["selected_d"] = np.concatenate([selection.selected[site] for site in maps])
+    else:
+        n_selection, n_held_out = next(iter(maps.values())).n, (0, 0)
+        table["selected_d"] = table["effect_size"]
+    candidates = np.where(table["excluded"] == "", table["selected_d"], np.nan)
+    top = table.loc[strongest(candidates, top_n)].reset_index(drop=True)
+    held_out = dict.fromkeys(("held_out_d", "held_out_low", "held_out_high", "held_out_p"), np.nan)
+    if halves.large_enough and len(top):
+        held_out = _measured(activations, top, halves.held_out, test, confidence)
+    columns = [
+        *("site", "layer", "index", "depth", "effect_size", "hedges_g", "p_value"),
+        *("p_adjusted", "significant", "selected_d", *held_out),
+    ]
+    return TopUnits(top.assign(**held_out)[columns], n_selection, n_held_out, confidence)
+
+
+def _one_test(maps: Mapping[str, StatMap]) -> str:
+    names = sorted({stat_map.test for stat_map in maps.values()})
+    if len(names) != 1:
+        raise ValueError(f"these maps come from several tests ({', '.join(names)}); use one")
+    return names[0]
+
+
+def _measured(
+    activations: Activations,
+    top: pd.DataFrame,
+    rows: tuple[np.ndarray, np.ndarray],
+    test: str,
+    confidence: float,
+) -> dict[str, np.ndarray]:
+    """Effect, its interval and its p-value on the held-out prompts, one value per listed unit."""
+    addresses = list(zip(top["site"], top["layer"], top["index"], strict=True))
+    a, b = (
+        np.stack([activations.values[s][layer][r, i] for s, layer, i in addresses], axis=1)
+        for r in rows
+    )
+    interval = _interval(a, b, test, confidence)
+    return {
+        "held_out_d": cohens_d(a, b),
+        "held_out_low": interval.low,
+        "held_out_high": interval.high,
+        "held_out_p": TESTS[test](a, b).p_value,
+    }
+
+
+def _interval(a: np.ndarray, b: np.ndarray, test: str, confidence: float) -> Interval:
+    if test == "paired":
+        return paired_d_interval(a, b, confidence=confidence)
+    return cohens_d_interval(cohens_d(a, b), len(a), len(b), confidence=confidence)

@@ -1,0 +1,100 @@
+"""Do the two sides of a contrast differ in something that nobody asked about?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    from activation_analysis.prompts import PromptSet
+
+LARGEST_BALANCED_SMD = 0.1
+
+
+def n_words(text: str) -> int:
+    """Stretches of text between white space."""
+    return len(text.split())
+
+
+TEXT_COVARIATES: dict[str, Callable[[str], int]] = {"words": n_words, "characters": len}
+
+
+def balance(
+    prompt_set: PromptSet,
+    first: str | Sequence[str],
+    second: str | Sequence[str],
+    covariates: Mapping[str, np.ndarray] | None = None,
+) -> pd.DataFrame:
+    """Are the two sides alike in length and in every other covariate?
+
+        smd = (mean_first - mean_second) / sqrt((var_first + var_second) / 2)
+
+    The standardised mean difference does not grow with the number of prompts, as a p-value
+    would. 0 where both sides are constant and equal, infinite where constant and different.
+
+    Parameters
+    ----------
+    first, second : conditions of each side
+    covariates : name -> (n_prompts,) numbers, one for every prompt of the set; ``words`` and
+        ``characters`` are always there
+
+    Returns
+    -------
+    DataFrame
+        One row a covariate: covariate, mean_first, sd_first, mean_second, sd_second, smd,
+        flagged (abs(smd) > 0.1).
+
+    Raises
+    ------
+    ValueError
+        If a covariate has the wrong length or holds NaN or inf.
+
+    References
+    ----------
+    Austin (2009), Statistics in Medicine 28:3083-3107.
+    """
+    measured = {
+        name: np.fromiter(map(measure, prompt_set.texts), dtype=float, count=len(prompt_set))
+        for name, measure in TEXT_COVARIATES.items()
+    }
+    for name, values in (covariates or {}).items():
+        measured[name] = _checked(name, values, len(prompt_set))
+    sides = prompt_set.rows_of(first), prompt_set.rows_of(second)
+    return pd.DataFrame([_row(name, *(v[s] for s in sides)) for name, v in measured.items()])
+
+
+def _row(name: str, a: np.ndarray, b: np.ndarray) -> dict[str, object]:
+    smd = standardised_mean_difference(a, b)
+    return {
+        "covariate": name,
+        "mean_first": float(a.mean()),
+        "sd_first": float(a.std(ddof=1)),
+        "mean_second": float(b.mean()),
+        "sd_second": float(b.std(ddof=1)),
+        "smd": smd,
+        "flagged": bool(abs(smd) > LARGEST_BALANCED_SMD),
+    }
+
+
+def standardised_mean_difference(a: np.ndarray, b: np.ndarray) -> float:
+    """The difference of two means over the root of their mean variance."""
+    difference = float(a.mean() - b.mean())
+    scale = float(np.sqrt((a.var(ddof=1) + b.var(ddof=1)) / 2))
+    if scale == 0:
+        return 0.0 if difference == 0 else float(np.copysign(np.inf, difference))
+    return difference / scale
+
+
+def _checked(name: str, values: np.ndarray, n_prompts: int) -> np.ndarray:
+    values = np.asarray(values, dtype=float)
+    if values.shape != (n_prompts,):
+        raise ValueError(
+            f"covariate {name!r} has shape {values.shape}; expected one number for each of the "
+            f"{n_prompts} prompts"
+        )
+    if not np.isfinite(values).all():
+        raise ValueError(f"covariate {name!r} holds NaN or inf; give every prompt a number")
+    return values

@@ -1,0 +1,220 @@
+"""The command line: what can be asked, and how mistakes are answered. No logic here.
+
+Nothing heavy is imported before the arguments are checked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+from activation_analysis.errors import InputError
+
+OVERRIDES = {
+    "model": "model.id",
+    "revision": "model.revision",
+    "device": "model.device",
+    "dtype": "model.dtype",
+    "sites": "recording.sites",
+    "layers": "recording.layers",
+    "position": "recording.position",
+    "batch_tokens": "recording.batch_tokens",
+    "test": "univariate.test",
+    "control": "univariate.control",
+    "alpha": "univariate.alpha",
+    "top_n": "univariate.top_n",
+    "seed": "seed",
+}
+
+QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "TOKENIZERS_PARALLELISM": "false",  # a warning at every fork otherwise
+}
+
+MODEL_OPTIONS = {
+    "model": "embedded alias, hub id, local folder or .gguf file (default: smollm2-135m)",
+    "revision": "branch, tag or commit of a hub id",
+    "device": "auto, cpu, cuda, cuda:N or mps",
+    "dtype": "auto, float32, bfloat16 or float16",
+}
+RECORDING_OPTIONS = {
+    "sites": "residual,attention,mlp,neuron,head or some of them",
+    "layers": "block indices such as 0,5,11 (default: all)",
+    "position": "which token speaks for a prompt: last, mean, max or first",
+    "batch-tokens": "tokens per forward pass, padding included",
+}
+ANALYSIS_OPTIONS = {
+    "test": "welch, student, mannwhitney or paired",
+    "control": "fdr_bh, fdr_by, bonferroni or holm",
+    "alpha": "error rate over the whole family of units",
+    "top-n": "discriminative units to list",
+    "seed": "seed of everything random",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0, 2 for a mistake of the user, 130 if stopped."""
+    args = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _stop)
+    _be_quiet()
+    try:
+        return _command(args.command)(args)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        _leave_reason(error)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()  # or the interpreter complains about the same pipe on its way out
+        return 0
+
+
+def overrides(args: argparse.Namespace) -> list[str]:
+    """The options that were given, as ``table.option=value``; an empty value was not given."""
+    given = [f"{key}={getattr(args, name, '')}" for name, key in OVERRIDES.items()]
+    changes = [change for change in given if not change.endswith(("=", "=None"))]
+    if getattr(args, "truncate", False):
+        changes.append("recording.truncate=true")
+    return changes + list(getattr(args, "set", None) or [])
+
+
+def _command(name: str) -> Callable[[argparse.Namespace], int]:
+    return getattr(import_module("activation_analysis.commands"), f"{name}_command")
+
+
+def _leave_reason(error: InputError) -> None:
+    import os
+
+    if os.environ.get("MLFLOW_RUN_ID"):
+        from activation_analysis.tracking import tag_failure
+
+        tag_failure(error)
+
+
+def _be_quiet() -> None:
+    """No telemetry and no chatter from libraries, unless the user's environment says otherwise."""
+    import logging
+    import os
+
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+def _stop(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="activation-analysis",
+        description="Which units of a language model respond differently to two conditions, "
+        "where, how strongly and how surely? Tracked in MLflow.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_run(commands)
+    _add_analyze(commands)
+    _add_check(commands)
+    _add_plan(commands)
+    _add_list(commands)
+    _add_ui(commands)
+    return parser
+
+
+def _add_run(commands: argparse._SubParsersAction) -> None:
+    run = commands.add_parser(
+        "run",
+        help="record a model on an experiment's prompts and analyse it",
+        description="Record a model on an experiment's prompts, test every unit, and track it.",
+        epilog="examples:\n"
+        "  activation-analysis run math_vs_nonmath\n"
+        "  activation-analysis run emotion --model gpt2 --position mean\n"
+        '  activation-analysis run my_prompts.csv --contrast "a - b"\n'
+        "  activation-analysis run calm.txt angry.txt --sites mlp,neuron --test mannwhitney",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_target(run)
+    _add_options(run, MODEL_OPTIONS | RECORDING_OPTIONS | ANALYSIS_OPTIONS)
+    run.add_argument(
+        "--truncate", action="store_true", help="cut prompts longer than the model's context"
+    )
+    run.add_argument("--run-name", default="", metavar="NAME", help="name of the tracked run")
+
+
+def _add_analyze(commands: argparse._SubParsersAction) -> None:
+    analyze = commands.add_parser(
+        "analyze",
+        help="repeat or change the statistics of a tracked run; no model is loaded",
+        description="Repeat or change the statistics of a tracked run from its stored capture.",
+    )
+    analyze.add_argument("run", help="run id, the start of one, a run's name, or: latest")
+    analyze.add_argument("--contrast", action="append", metavar="'a - b'", help=_CONTRAST_HELP)
+    _add_options(analyze, ANALYSIS_OPTIONS)
+    analyze.add_argument("--run-name", default="", metavar="NAME", help="name of the new run")
+
+
+def _add_check(commands: argparse._SubParsersAction) -> None:
+    check = commands.add_parser(
+        "check",
+        help="check an experiment or a prompt file before anything is computed",
+        description="Read an experiment or prompt files; print counts, balance and mistakes.",
+    )
+    _add_target(check)
+    _add_options(check, {"model": MODEL_OPTIONS["model"] + "; its tokenizer counts the tokens"})
+
+
+def _add_plan(commands: argparse._SubParsersAction) -> None:
+    plan = commands.add_parser(
+        "plan",
+        help="say what a run would take: prompts, tokens, time, memory, disk",
+        description="Say what a run would take, before it starts. No weights are loaded.",
+    )
+    _add_target(plan)
+    _add_options(plan, MODEL_OPTIONS | RECORDING_OPTIONS)
+    plan.add_argument("--truncate", action="store_true", help=argparse.SUPPRESS)
+
+
+def _add_list(commands: argparse._SubParsersAction) -> None:
+    listing = commands.add_parser("list", help="list the experiments, or the tracked runs")
+    listing.add_argument("what", nargs="?", choices=("experiments", "runs"), default="experiments")
+
+
+def _add_ui(commands: argparse._SubParsersAction) -> None:
+    ui = commands.add_parser(
+        "ui", help="open MLflow's UI on this machine", description="Start MLflow's UI and stay."
+    )
+    ui.add_argument("--port", type=int, default=5000, help="default: 5000")
+    ui.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1, this machine only")
+
+
+_CONTRAST_HELP = "such as 'math - nonmath'; may be given several times"
+
+
+def _add_target(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "target",
+        nargs="+",
+        metavar="EXPERIMENT",
+        help="an experiment's name or folder, or prompt files (.csv, .tsv, .jsonl, or one .txt "
+        "per condition)",
+    )
+    parser.add_argument("--contrast", action="append", metavar="'a - b'", help=_CONTRAST_HELP)
+
+
+def _add_options(parser: argparse.ArgumentParser, options: dict[str, str]) -> None:
+    for name, meaning in options.items():
+        value = name.rsplit("-", 1)[-1].upper()
+        parser.add_argument(f"--{name}", default="", metavar=value, help=meaning)
+    parser.add_argument(
+        "--set",
+        action="append",
+        metavar="TABLE.OPTION=VALUE",
+        help="any option of experiment.toml, such as univariate.alpha=0.01",
+    )

@@ -1,0 +1,144 @@
+"""What each command does: read, compute, track, show."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from activation_analysis import terminal
+from activation_analysis.cli import overrides
+from activation_analysis.errors import ExperimentError, ModelError
+from activation_analysis.experiment import (
+    Experiment,
+    apply_overrides,
+    list_experiments,
+    load_experiment,
+    read_experiment,
+)
+from activation_analysis.prompt_files import READERS
+from activation_analysis.workspace import experiment_roots, runs_folder
+
+
+def run_command(args: argparse.Namespace) -> int:
+    """Record, analyse, track."""
+    experiment = _experiment(args)
+    from activation_analysis import pipeline, tracking
+    from activation_analysis.provenance import provenance
+
+    pipeline.check_answerable(experiment)
+    name = f"{pipeline.short_name(experiment.model.id)}·{experiment.name}"
+    with tracking.tracked_run(experiment, run_name=args.run_name or name) as run:
+        outcome = pipeline.run(experiment)
+        run_ids = tracking.log_outcome(run, outcome, provenance())
+    terminal.show_outcome(outcome, [tracking.find_run(run_id) for run_id in run_ids])
+    return 0
+
+
+def analyze_command(args: argparse.Namespace) -> int:
+    """Statistics again, from the capture of a tracked run."""
+    from activation_analysis import tracking
+    from activation_analysis.provenance import provenance
+    from activation_analysis.store import read_activations
+
+    source = tracking.find_run(args.run)
+    capture, folder = tracking.stored_capture(source)
+    changes = overrides(args)
+    fixed = [c for c in changes if c.startswith(("model.", "recording.", "prompts"))]
+    if fixed:
+        raise ExperimentError(
+            f"{', '.join(fixed)}: a stored capture cannot change its model, prompts or recording; "
+            f"use `activation-analysis run` for that"
+        )
+    experiment = _with_contrasts(read_experiment(folder), args.contrast)
+    experiment = apply_overrides(experiment, changes)
+
+    from activation_analysis import pipeline
+
+    activations = read_activations(capture)
+    name = f"{pipeline.short_name(activations.model)}·{experiment.name}"
+    with tracking.tracked_run(experiment, run_name=args.run_name or name) as run:
+        outcome = pipeline.rerun_analysis(experiment, activations)
+        holder = source.tags.get("aa.capture_run", source.run_id)
+        run_ids = tracking.log_outcome(run, outcome, provenance(), capture_run=holder)
+    terminal.show_outcome(outcome, [tracking.find_run(run_id) for run_id in run_ids])
+    return 0
+
+
+def check_command(args: argparse.Namespace) -> int:
+    """Counts and balance; every mistake in the files has been an error by then."""
+    experiment = _experiment(args)
+    from activation_analysis.plan import count_tokens
+
+    tokens, problem = None, ""
+    try:
+        tokens = count_tokens(experiment).n_tokens
+    except ModelError as error:
+        problem = str(error)
+    terminal.show_check(experiment, tokens, problem)
+    return 0
+
+
+def plan_command(args: argparse.Namespace) -> int:
+    """What a run would take."""
+    experiment = _experiment(args)
+    from activation_analysis.pipeline import check_answerable
+    from activation_analysis.plan import plan
+
+    check_answerable(experiment)
+    terminal.show_plan(experiment, plan(experiment))
+    return 0
+
+
+def list_command(args: argparse.Namespace) -> int:
+    """Experiments that can be run by name, or runs that are tracked."""
+    if args.what == "runs":
+        from activation_analysis import tracking
+
+        terminal.show_runs(tracking.list_runs())
+        return 0
+    folders = list_experiments(experiment_roots())
+    terminal.show_experiments([read_experiment(folder) for folder in folders.values()])
+    return 0
+
+
+def ui_command(args: argparse.Namespace) -> int:
+    """MLflow's own server with the flags that fit this store; stays until stopped."""
+    from activation_analysis import tracking
+
+    uri = tracking.connect()
+    if uri.startswith(("http://", "https://")):
+        terminal.show_ui(tracking.experiment_link(uri), started=False)
+        return 0
+    terminal.show_ui(tracking.experiment_link(f"http://{args.host}:{args.port}"), started=True)
+    server = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]
+    server += ["--host", args.host, "--port", str(args.port), "--no-serve-artifacts"]
+    server += ["--default-artifact-root", (runs_folder() / "artifacts").as_uri()]
+    # Without the job runner: two processes instead of ten.
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    return subprocess.run(server, env=environment, check=False).returncode
+
+
+def _experiment(args: argparse.Namespace) -> Experiment:
+    """The experiment that the arguments mean, with every override applied."""
+    target = list(args.target)
+    if len(target) > 1 or _is_prompt_file(target[0]):
+        experiment = Experiment.from_prompts(
+            target if len(target) > 1 else target[0], args.contrast or None
+        )
+    else:
+        experiment = _with_contrasts(load_experiment(target[0], experiment_roots()), args.contrast)
+    return apply_overrides(experiment, overrides(args))
+
+
+def _is_prompt_file(target: str) -> bool:
+    path = Path(target)
+    return path.suffix.lower() in READERS or (path.is_dir() and any(path.glob("*.txt")))
+
+
+def _with_contrasts(experiment: Experiment, contrasts: list[str] | None) -> Experiment:
+    """The experiment with the contrasts asked for on the command line instead of its own."""
+    asked = [c for c in contrasts or [] if c]
+    return experiment.with_contrasts(asked) if asked else experiment

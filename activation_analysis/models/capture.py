@@ -1,0 +1,343 @@
+"""ActivationCapture: prompts in, one row of activations per prompt out."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import transformers
+
+from activation_analysis.activations import (
+    POSITIONS,
+    SITES,
+    Activations,
+    TokenActivations,
+    canonical_site,
+)
+from activation_analysis.errors import ModelError, PromptError
+from activation_analysis.models.batching import pad_right, token_batches
+from activation_analysis.models.embedded import DEFAULT_MODEL
+from activation_analysis.models.loading import (
+    ModelSource,
+    load_model,
+    load_tokenizer,
+    resolve,
+)
+from activation_analysis.models.recording import POOLS, Address, TokenRows, recording
+from activation_analysis.models.sites import (
+    BlockSites,
+    Tap,
+    find_sites,
+    input_device,
+    require_sites,
+)
+from activation_analysis.models.tokenizing import Tokens, context_length, tokenize
+from activation_analysis.progress import stage
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+TRACE_TOKENS = 5  # tokens of the short pass that finds the sites
+
+
+@dataclass(frozen=True)
+class CaptureTime:
+    """Where the wall time of one capture went, in seconds."""
+
+    forward: float  # inside the model, hooks included
+    total: float
+
+
+class ActivationCapture:
+    """Records a Hugging Face model's activations with plain PyTorch hooks.
+
+    The model is not modified, its language-model head does not run, and every hook is removed
+    after each call. Prompts are sorted by length, batched by token budget and padded on the
+    right, so that a prompt's activations do not depend on its batch.
+
+    Parameters
+    ----------
+    model_path : an embedded alias (default ``smollm2-135m``), a hub id (``gpt2``), a local folder,
+        a ``.gguf`` file, or a transformers model in memory (then ``tokenizer`` is needed)
+    device : "auto" (GPUs, then memory, then disk, through Accelerate) or a torch device
+    dtype : "auto" (float32 on a CPU, the checkpoint's own on a GPU), "float32", "bfloat16",
+        "float16"
+    tokenizer : for a model in memory
+    revision : branch, tag or commit of a hub id
+    max_memory, offload_folder : Accelerate's limits, for models larger than memory
+    progress : show bars on a terminal
+
+    Raises
+    ------
+    ModelError
+        If the model cannot be found, read, or recorded.
+
+    Examples
+    --------
+    >>> capture = ActivationCapture("smollm2-135m")
+    >>> recorded = capture.capture_batch(["Two plus two is", "The sea is"], ["mlp", "attn"])
+    >>> recorded.matrix("mlp").shape
+    (2, 17280)
+    """
+
+    def __init__(
+        self,
+        model_path: str | os.PathLike[str] | PreTrainedModel | ModelSource = DEFAULT_MODEL,
+        device: str = "auto",
+        dtype: str = "auto",
+        *,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        revision: str | None = None,
+        max_memory: dict[int | str, int | str] | None = None,
+        offload_folder: str | os.PathLike[str] | None = None,
+        progress: bool = True,
+    ) -> None:
+        self.progress = progress
+        if isinstance(model_path, transformers.PreTrainedModel):
+            if tokenizer is None:
+                raise ModelError("a model in memory needs its tokenizer: pass tokenizer=...")
+            name = model_path.config.name_or_path or type(model_path).__name__
+            self.source = ModelSource(name, "", "", "", local=True)
+            self.model = model_path.eval()
+        else:
+            already = isinstance(model_path, ModelSource)
+            self.source = model_path if already else resolve(str(model_path), revision=revision)
+            with stage(f"Loading {self.source.name}", shown=progress):
+                tokenizer = tokenizer or load_tokenizer(self.source)
+                self.model = load_model(
+                    self.source,
+                    device=device,
+                    dtype=dtype,
+                    max_memory=max_memory,
+                    offload_folder=offload_folder,
+                )
+        self.tokenizer = tokenizer
+        self._found: list[BlockSites] | None = None
+        self.last_time = CaptureTime(0.0, 0.0)
+
+    @property
+    def n_layers(self) -> int:
+        return len(self.blocks)
+
+    @property
+    def blocks(self) -> list[BlockSites]:
+        """The taps of every block, found and proved on first use."""
+        if self._found is None:
+            ids = tokenize(self.tokenizer, ["One two three four five six"]).ids[0][:TRACE_TOKENS]
+            self._found = find_sites(self.model, ids)
+        return self._found
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether no token reads what follows it, so that padding on the right needs no mask."""
+        from transformers.models.auto import modeling_auto
+
+        config = self.model.config
+        looks_both_ways = getattr(config, "use_bidirectional_attention", False)
+        is_masked = type(config) in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING
+        generates = type(config) in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING
+        return generates and not is_masked and not looks_both_ways
+
+    def capture_batch(
+        self,
+        texts: Sequence[str],
+        layers_to_capture: Sequence[str] = SITES,
+        *,
+        layers: Sequence[int] | None = None,
+        position: str = "last",
+        batch_tokens: int = 1024,
+        truncate: bool = False,
+    ) -> Activations:
+        """Record every text at every site asked for, one row per text, in the order given.
+
+        Parameters
+        ----------
+        texts : the prompts; control-token strings inside them are plain text
+        layers_to_capture : sites: residual, attention (or attn), mlp, neuron, head
+        layers : block indices, 0 the first; negative ones count from the end; default all
+        position : which token speaks for the text: last, mean, max or first; special tokens
+            that the tokenizer adds never do
+        batch_tokens : tokens per forward pass, padding included
+        truncate : cut texts that are longer than the model's context, instead of refusing them
+
+        Returns
+        -------
+        Activations
+            ``matrix(site)`` is (n_texts, n_units) float32.
+
+        Raises
+        ------
+        PromptError
+            If a text is empty or longer than the context.
+        ModelError
+            If the model does not have a site or layer asked for.
+        """
+        began = time.perf_counter()
+        if position not in POOLS:
+            raise ValueError(f"no position {position!r}; known: {', '.join(POSITIONS)}")
+        sites = list(dict.fromkeys(canonical_site(site) for site in layers_to_capture))
+        tokens = self.tokens(texts, truncate=truncate)
+        taps = self._taps(sites, layers)
+        values: dict[Address, np.ndarray] = {}
+        forward = 0.0
+        with (
+            torch.inference_mode(),
+            recording(taps, POOLS[position]) as recorder,
+            stage("Recording activations", len(texts), shown=self.progress) as advance,
+        ):
+            for batch in token_batches(tokens.n_tokens, batch_tokens):
+                ids, mask, recorder.rows = self._padded(tokens, batch)
+                started = time.perf_counter()
+                self._forward(ids, mask)
+                forward += time.perf_counter() - started
+                for address, heard in recorder.heard.items():
+                    if address not in values:
+                        values[address] = np.empty((len(texts), heard.shape[1]), np.float32)
+                    values[address][batch] = heard.numpy()
+                advance(len(batch))
+        self.last_time = CaptureTime(forward, time.perf_counter() - began)
+        return Activations(
+            prompts=tuple(texts),
+            n_tokens=tokens.n_tokens,
+            position=position,
+            model=self.source.name,
+            n_layers=self.n_layers,
+            values=_by_site(values, sites),
+            details=self.details(),
+        )
+
+    def capture_single(
+        self,
+        text: str,
+        max_new_tokens: int = 1,
+        *,
+        layers_to_capture: Sequence[str] = SITES,
+        layers: Sequence[int] | None = None,
+    ) -> TokenActivations:
+        """Record every token of one text, and of the model's own continuation.
+
+        The continuation is greedy. Each generated token is read back by the model, so its row
+        holds what the model represents *at* that token.
+
+        Parameters
+        ----------
+        text : the prompt
+        max_new_tokens : tokens to generate; 0 records the prompt alone
+        layers_to_capture, layers : as in `capture_batch`
+
+        Returns
+        -------
+        TokenActivations
+            ``values[site][layer]`` is (n_prompt_tokens + n_generated, width) float32.
+
+        Raises
+        ------
+        ModelError
+            If the model cannot generate (an encoder) and ``max_new_tokens`` is not 0.
+        """
+        sites = list(dict.fromkeys(canonical_site(site) for site in layers_to_capture))
+        prompt_ids = self.tokens([text]).ids[0]
+        ids = prompt_ids + self._continuation(prompt_ids, max_new_tokens)
+        everything = TokenRows.of(torch.ones(1, len(ids), dtype=torch.bool))
+        with torch.inference_mode(), recording(self._taps(sites, layers), None) as recorder:
+            recorder.rows = everything
+            self._forward(np.array([ids]), np.ones((1, len(ids)), dtype=bool))
+        values = {address: heard[0].numpy() for address, heard in recorder.heard.items()}
+        return TokenActivations(
+            text=text,
+            generated_text=self.tokenizer.decode(ids[len(prompt_ids) :]),
+            tokens=tuple(self.tokenizer.convert_ids_to_tokens(ids)),
+            token_ids=np.array(ids),
+            n_prompt_tokens=len(prompt_ids),
+            model=self.source.name,
+            n_layers=self.n_layers,
+            values=_by_site(values, sites),
+        )
+
+    def tokens(self, texts: Sequence[str], *, truncate: bool = False) -> Tokens:
+        """The token ids that the model will read, checked against its context."""
+        if isinstance(texts, str):
+            raise PromptError("texts is one string; pass a list of strings")
+        limit = context_length(self.model.config, self.tokenizer)
+        return tokenize(self.tokenizer, texts, limit=limit, truncate=truncate)
+
+    def details(self) -> dict[str, str]:
+        """What else defines the recorded numbers, beside model, prompts and position."""
+        config = self.model.config
+        devices = getattr(self.model, "hf_device_map", None) or {"": self.model.device}
+        return {
+            "revision": self.source.revision,
+            "sha256": self.source.sha256,
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "device": ",".join(sorted({str(d) for d in devices.values()})),
+            "attention": str(getattr(config, "_attn_implementation", "")),
+            "family": config.model_type,
+            "n_heads": str(getattr(config.get_text_config(), "num_attention_heads", "")),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        }
+
+    def _taps(self, sites: list[str], layers: Sequence[int] | None) -> dict[Address, Tap]:
+        wanted = self._layer_indices(layers)
+        require_sites(self.blocks, sites, wanted)
+        return {(s, k): self.blocks[k].taps[s] for s in sites for k in wanted}
+
+    def _layer_indices(self, layers: Sequence[int] | None) -> list[int]:
+        if layers is None or len(layers) == 0:
+            return list(range(self.n_layers))
+        outside = [k for k in layers if not -self.n_layers <= k < self.n_layers]
+        if outside:
+            raise ModelError(
+                f"no layer {', '.join(map(str, outside))} in {self.source.name!r}, which has "
+                f"{self.n_layers} blocks: 0 to {self.n_layers - 1}"
+            )
+        return sorted({k % self.n_layers for k in layers})
+
+    def _padded(
+        self, tokens: Tokens, batch: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, TokenRows]:
+        ids, mask = pad_right([tokens.ids[i] for i in batch], tokens.pad_id)
+        counted, _ = pad_right([tokens.counted[i] for i in batch], 0)
+        return ids, mask, TokenRows.of(torch.from_numpy(counted.astype(bool)))
+
+    def _forward(self, ids: np.ndarray, mask: np.ndarray) -> None:
+        device = input_device(self.model)
+        inputs = {"input_ids": torch.from_numpy(ids).to(device)}
+        if not self.is_causal:
+            inputs["attention_mask"] = torch.from_numpy(mask).to(device, torch.long)
+        if "use_cache" in self.model.config.to_dict():
+            inputs["use_cache"] = False
+        self.model.base_model(**inputs)
+
+    def _continuation(self, prompt_ids: list[int], max_new_tokens: int) -> list[int]:
+        if max_new_tokens == 0:
+            return []
+        if not self.model.can_generate():
+            raise ModelError(
+                f"{self.source.name!r} ({type(self.model).__name__}) cannot generate text; "
+                f"record the prompt alone with max_new_tokens=0"
+            )
+        ids = torch.tensor([prompt_ids], device=input_device(self.model))
+        with torch.inference_mode():
+            output = self.model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                pad_token_id=0,
+            )
+        return output[0, len(prompt_ids) :].tolist()
+
+
+def _by_site(
+    values: dict[Address, np.ndarray], sites: list[str]
+) -> dict[str, dict[int, np.ndarray]]:
+    return {
+        site: {layer: values[s, layer] for s, layer in sorted(values) if s == site}
+        for site in sites
+    }

@@ -1,0 +1,285 @@
+"""The whole method on one page. READ FIRST.
+
+    prompts -> tokens -> activations (n_prompts x n_units) -> a test at every unit
+            -> maps per site -> profiles per layer -> top units, with held-out effects
+
+`run` records a model and analyses what it recorded; `analyze` is the second half by itself, from
+a capture that exists. Tracking, figures and files are somebody else's business.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from activation_analysis.activations import Activations
+from activation_analysis.analyses import univariate
+from activation_analysis.balance import balance
+from activation_analysis.contrasts import Contrast
+from activation_analysis.errors import ExperimentError, StoreError
+from activation_analysis.experiment import Experiment, UnivariateOptions
+from activation_analysis.progress import stage
+from activation_analysis.provenance import code_version
+from activation_analysis.results import ContrastResult
+
+if TYPE_CHECKING:
+    from activation_analysis.models.capture import ActivationCapture
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Where the wall time of a run went."""
+
+    loading: float = 0.0
+    forward: float = 0.0  # inside the model
+    capture: float = 0.0  # forward passes and all around them
+    analysis: float = 0.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one experiment on one model yields."""
+
+    experiment: Experiment
+    activations: Activations
+    results: tuple[ContrastResult, ...]  # one per contrast
+    seconds: Seconds = Seconds()
+
+    @property
+    def run_name(self) -> str:
+        """``<model>·<experiment>``, as runs are called unless their user names them."""
+        return f"{short_name(self.activations.model)}·{self.experiment.name}"
+
+    @property
+    def capture_key(self) -> str:
+        return capture_key(self.activations)
+
+    def time_metrics(self) -> dict[str, float]:
+        s = self.seconds
+        named = {
+            "loading": s.loading,
+            "forward": s.forward,
+            "capture": s.capture,
+            "analysis": s.analysis,
+        }
+        return {f"seconds/{name}": value for name, value in named.items() if value}
+
+
+def run(experiment: Experiment, *, progress: bool = True) -> Outcome:
+    """Record the experiment's prompts on its model, and analyse every contrast.
+
+    Everything that can be wrong with the prompts is said before the weights are read.
+    """
+    check_answerable(experiment)
+    began = time.perf_counter()
+    capture = load_capture(experiment, progress=progress)
+    loaded = time.perf_counter()
+    options = experiment.recording
+    activations = capture.capture_batch(
+        experiment.prompts.texts,
+        options.sites,
+        layers=options.layers,
+        position=options.position,
+        batch_tokens=options.batch_tokens,
+        truncate=options.truncate,
+    )
+    recorded = time.perf_counter()
+    results = analyze(experiment, activations, progress=progress)
+    seconds = Seconds(
+        loading=loaded - began,
+        forward=capture.last_time.forward,
+        capture=recorded - loaded,
+        analysis=time.perf_counter() - recorded,
+    )
+    return Outcome(experiment, activations, results, seconds)
+
+
+def rerun_analysis(
+    experiment: Experiment, activations: Activations, *, progress: bool = True
+) -> Outcome:
+    """Analyse a capture that exists; no model is loaded."""
+    check_answerable(experiment)
+    began = time.perf_counter()
+    results = analyze(experiment, activations, progress=progress)
+    seconds = Seconds(analysis=time.perf_counter() - began)
+    return Outcome(experiment, activations, results, seconds)
+
+
+def analyze(
+    experiment: Experiment, activations: Activations, *, progress: bool = True
+) -> tuple[ContrastResult, ...]:
+    """Every contrast of the experiment, on one recording of its prompts."""
+    if activations.prompts != experiment.prompts.texts:
+        raise StoreError("this capture is of other prompts than the experiment's; record it again")
+    contrasts = experiment.contrasts
+    with stage("Testing every unit", len(contrasts), shown=progress) as advance:
+        results = []
+        for contrast in contrasts:
+            results.append(contrast_result(experiment, activations, contrast))
+            advance(1)
+    return tuple(results)
+
+
+def contrast_result(
+    experiment: Experiment, activations: Activations, contrast: Contrast
+) -> ContrastResult:
+    """One contrast: maps, profiles, top units, and what to be careful about."""
+    options = experiment.univariate or UnivariateOptions()
+    rows_a, rows_b = sides(experiment, contrast, options.test)
+    rng = np.random.default_rng(experiment.seed)
+
+    maps = univariate.contrast_maps(
+        activations, rows_a, rows_b, test=options.test, control=options.control, alpha=options.alpha
+    )
+    halves = univariate.split_halves(rows_a, rows_b, blocks=experiment.prompts.blocks, rng=rng)
+    selection = univariate.half_effects(activations, halves)
+    family_size = next(iter(maps.values())).family_size or 1
+    power = univariate.power_of_design(
+        len(rows_a), len(rows_b), alpha=options.alpha, family_size=family_size
+    )
+    alike = balance(
+        experiment.prompts, contrast.first, contrast.second, {"tokens": activations.n_tokens}
+    )
+    labels = (" + ".join(contrast.first), " + ".join(contrast.second))
+    return ContrastResult(
+        model=activations.model,
+        experiment=experiment.name,
+        question=experiment.question,
+        contrast=contrast.expression,
+        contrast_name=contrast.name,
+        conditions=labels,
+        position=activations.position,
+        maps=maps,
+        profiles=univariate.layer_profiles(maps, selection=selection),
+        top_units=univariate.top_units(activations, maps, selection, top_n=options.top_n),
+        n_significant_by_control=univariate.significant_by_control(maps, alpha=options.alpha),
+        balance=alike,
+        power=power,
+        warnings=tuple(
+            warning
+            for warning in (
+                univariate.small_sample_warning(labels, power),
+                _imbalance_warning(alike),
+                _pooling_warning(experiment, contrast),
+                _dependence_warning(experiment, options.test),
+                _exclusion_warning(maps),
+            )
+            if warning
+        ),
+    )
+
+
+def sides(experiment: Experiment, contrast: Contrast, test: str) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the first and the second side; matched by item for a paired test."""
+    if test == "paired":
+        return experiment.prompts.pairs(contrast.first, contrast.second)
+    prompts = experiment.prompts
+    return prompts.rows_of(contrast.first), prompts.rows_of(contrast.second)
+
+
+def check_answerable(experiment: Experiment) -> None:
+    """Refuse, before anything is loaded, a contrast that no two-sample test can answer."""
+    for contrast in experiment.contrasts:
+        if contrast.is_omnibus:
+            raise ExperimentError(
+                f"contrast {contrast.name!r}, {contrast.expression!r}, asks for any difference "
+                f"among conditions; the tests at hand compare two sides. Write each pair as a "
+                f"contrast of its own, such as '{contrast.first[0]} - {contrast.first[1]}'"
+            )
+
+
+def load_capture(experiment: Experiment, *, progress: bool = True) -> ActivationCapture:
+    """The model of an experiment, once its tokenizer has read every prompt."""
+    from activation_analysis.models.loading import load_config, load_tokenizer, resolve
+    from activation_analysis.models.tokenizing import context_length, tokenize
+
+    options = experiment.model
+    source = resolve(options.id, revision=options.revision or None)
+    tokenizer = load_tokenizer(source)
+    prompts = experiment.prompts
+    tokenize(
+        tokenizer,
+        prompts.texts,
+        limit=context_length(load_config(source), tokenizer),
+        truncate=experiment.recording.truncate,
+        sources=[prompts.where(row) for row in range(len(prompts))],
+    )
+
+    from activation_analysis.models.capture import ActivationCapture
+
+    return ActivationCapture(
+        source,
+        device=options.device,
+        dtype=options.dtype,
+        tokenizer=tokenizer,
+        progress=progress,
+    )
+
+
+def capture_key(activations: Activations) -> str:
+    """SHA-256 of all that defines a capture: weights, prompts, sites, position, precision, code."""
+    defining = {
+        "model": activations.model,
+        "details": dict(activations.details),
+        "prompts": activations.prompts,
+        "sites": activations.sites,
+        "layers": activations.layers,
+        "position": activations.position,
+        "code": code_version(),
+    }
+    return hashlib.sha256(json.dumps(defining, sort_keys=True).encode()).hexdigest()
+
+
+def short_name(model: str) -> str:
+    """The last part of a hub id, path or file name."""
+    return model.rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1].removesuffix(".gguf")
+
+
+def _imbalance_warning(alike) -> str:
+    off = alike[alike["flagged"]]
+    if off.empty:
+        return ""
+    named = ", ".join(f"{r.covariate} ({r.smd:+.2f})" for r in off.itertuples())
+    return (
+        f"the two sides differ in {named} (standardised difference beyond 0.1): "
+        f"units that follow it will look as if they followed the contrast"
+    )
+
+
+def _pooling_warning(experiment: Experiment, contrast: Contrast) -> str:
+    counts = experiment.prompts.counts
+    for conditions in (contrast.first, contrast.second):
+        if len({counts[c] for c in conditions}) > 1:
+            return (
+                f"{' + '.join(conditions)} are pooled with unequal numbers of prompts "
+                f"({', '.join(str(counts[c]) for c in conditions)}): the larger one weighs more"
+            )
+    return ""
+
+
+def _dependence_warning(experiment: Experiment, test: str) -> str:
+    if experiment.prompts.blocks is None or test == "paired":
+        return ""
+    column = "group" if "group" in experiment.prompts.table else "item"
+    return (
+        f"the prompts have a {column} column, but test {test!r} treats every prompt as "
+        f"independent: p-values are too small where prompts of one {column} are alike"
+    )
+
+
+def _exclusion_warning(maps: Sequence) -> str:
+    reasons: dict[str, int] = {}
+    for stat_map in maps.values():
+        names, counts = np.unique(stat_map.excluded[~stat_map.tested], return_counts=True)
+        for name, count in zip(names, counts, strict=True):
+            reasons[str(name)] = reasons.get(str(name), 0) + int(count)
+    if not reasons:
+        return ""
+    named = ", ".join(f"{count:,} {name}" for name, count in reasons.items())
+    return f"units excluded from the tests: {named}"

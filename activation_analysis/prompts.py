@@ -1,0 +1,246 @@
+"""Prompts with their conditions: what a study shows to the model.
+
+A row is a prompt with its condition, perhaps its item (the matched set it belongs to), its group
+(exchangeability block) and further covariates. Everything is text, as written in the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from activation_analysis.balance import balance
+from activation_analysis.errors import ContrastError, PromptError
+from activation_analysis.names import did_you_mean, made_safe
+from activation_analysis.prompt_files import READERS, REQUIRED, Problems
+from activation_analysis.prompt_rows import PromptRows
+from activation_analysis.text_files import missing, shown
+
+__all__ = ["PromptSet", "balance", "read_prompts"]
+
+PathLike = str | os.PathLike[str]
+_JSON = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+
+
+def _nowhere() -> np.ndarray:
+    return np.zeros(0, dtype=int)
+
+
+@dataclass(frozen=True, eq=False)
+class PromptSet:
+    """The prompts of one study, in the order of their files."""
+
+    name: str
+    table: pd.DataFrame = field(repr=False)
+    """Columns condition and prompt, then item, group and covariates where given; all str."""
+    source: tuple[Path, ...] = ()  # the files, in the order read
+    file: np.ndarray = field(default_factory=_nowhere, repr=False)  # (n_prompts,) of `source`
+    line: np.ndarray = field(default_factory=_nowhere, repr=False)  # (n_prompts,) the first is 1
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, PromptSet):
+            return NotImplemented
+        return (self.name, self.fingerprint) == (other.name, other.fingerprint)
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.fingerprint))
+
+    @cached_property
+    def texts(self) -> tuple[str, ...]:
+        return tuple(self.table["prompt"])
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """In the order in which they first appear."""
+        return tuple(dict.fromkeys(self.table["condition"]))
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Prompts of every condition."""
+        return dict(Counter(self.table["condition"]))
+
+    @property
+    def covariates(self) -> tuple[str, ...]:
+        """The columns beside prompt, condition, item and group."""
+        return tuple(c for c in self.table if c not in (*REQUIRED, "item", "group"))
+
+    @property
+    def blocks(self) -> np.ndarray | None:
+        """Exchangeability blocks: the group, else the item, else None; (n_prompts,) of str."""
+        for column in ("group", "item"):
+            if column in self.table:
+                return self.table[column].to_numpy()
+        return None
+
+    def rows_of(self, conditions: str | Sequence[str]) -> np.ndarray:
+        """Rows of one or more conditions, ascending, (n,) int."""
+        wanted = (conditions,) if isinstance(conditions, str) else tuple(conditions)
+        for condition in wanted:
+            if condition not in self.conditions:
+                raise ContrastError(
+                    f"no condition {condition!r} in {self.name!r}; it has "
+                    f"{', '.join(map(repr, self.conditions))}"
+                    f"{did_you_mean(condition, self.conditions)}"
+                )
+        return np.flatnonzero(self.table["condition"].isin(wanted).to_numpy())
+
+    def select(self, conditions: str | Sequence[str]) -> PromptSet:
+        """The prompts of some conditions only, in the same order."""
+        rows = self.rows_of(conditions)
+        placed = len(self.line) == len(self)
+        return PromptSet(
+            name=self.name,
+            table=self.table.iloc[rows].reset_index(drop=True),
+            source=self.source,
+            file=self.file[rows] if placed else self.file,
+            line=self.line[rows] if placed else self.line,
+        )
+
+    def pairs(
+        self, first: str | Sequence[str], second: str | Sequence[str]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of each side, matched by item, each (n_items,) int; for paired tests.
+
+        Raises
+        ------
+        PromptError
+            If there is no item column, or an item is not on each side exactly once.
+        """
+        if "item" not in self.table:
+            raise PromptError(
+                f"{self.name!r} has no item column; a paired test needs one that says which "
+                f"prompts belong together"
+            )
+        items = self.table["item"].to_numpy()
+        sides = [self.rows_of(first), self.rows_of(second)]
+        matched = [dict(zip(items[rows], rows, strict=True)) for rows in sides]
+        wrong = list(self._unpaired(items, sides, matched))
+        if wrong:
+            more = f"\n... and {len(wrong) - 20} more" if len(wrong) > 20 else ""
+            raise PromptError("\n".join(wrong[:20]) + more)
+        return sides[0], np.array([matched[1][item] for item in items[sides[0]]], dtype=int)
+
+    def where(self, row: int) -> str:
+        """The file and line that a row came from, as messages spell it."""
+        if len(self.line) != len(self):
+            return f"{self.name} row {row}"
+        return f"{shown(self.source[self.file[row]])}:{self.line[row]}"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the rows in order; the same for the same rows in any format or encoding."""
+        digest = hashlib.sha256()
+        for line in self._json_rows():
+            digest.update(line.encode() + b"\n")
+        return digest.hexdigest()
+
+    def to_jsonl(self) -> str:
+        """The rows as JSON lines, from which `read_prompts` brings back the same fingerprint."""
+        return "".join(line + "\n" for line in self._json_rows())
+
+    def _json_rows(self) -> Iterator[str]:
+        columns = list(self.table)
+        for values in zip(*(self.table[c] for c in columns), strict=True):
+            filled = {c: v for c, v in zip(columns, values, strict=True) if v != ""}
+            yield _JSON.encode(filled)
+
+    def _unpaired(
+        self, items: np.ndarray, sides: list[np.ndarray], matched: list[dict[str, int]]
+    ) -> Iterator[str]:
+        for rows, own, other in zip(sides, matched, matched[::-1], strict=True):
+            for row in rows:
+                item = items[row]
+                if own[item] != row:
+                    yield (
+                        f"{self.where(row)}: item {item!r} is on this side of the contrast more "
+                        f"than once; a paired test needs it once"
+                    )
+                elif item not in other:
+                    yield (
+                        f"{self.where(row)}: item {item!r} is on one side of the contrast only; "
+                        f"a paired test needs it on both"
+                    )
+
+
+def read_prompts(
+    path: PathLike | Iterable[PathLike], *, name: str | None = None, encoding: str | None = None
+) -> PromptSet:
+    """Read prompts with their conditions, or say everything that is wrong with them.
+
+    Parameters
+    ----------
+    path : a .csv, .tsv or .jsonl file with a prompt and a condition in every row; a folder of
+        .txt files, each a condition with a prompt a line; or several of these
+    name : name of the prompt set; the file's or folder's where left out
+    encoding : read the files so; UTF-8, or what their byte order mark says, where left out
+
+    Raises
+    ------
+    PromptError
+        All problems at once, each with file and line: no file, other encodings, broken rows,
+        missing columns, empty or duplicate prompts, conditions with fewer than two prompts.
+    """
+    paths = [Path(path)] if isinstance(path, str | os.PathLike) else [Path(p) for p in path]
+    if encoding is not None:
+        _check_encoding(encoding)
+    problems = Problems()
+    files = list(_files(paths, problems))
+    rows = PromptRows(files, problems)
+    for number in range(len(files)):
+        rows.read(number, encoding)
+    rows.compare()
+    problems.refuse()
+    file, line = rows.places()
+    return PromptSet(name or _name_of(paths), rows.table(), tuple(files), file, line)
+
+
+def _check_encoding(encoding: str) -> None:
+    try:
+        "".encode(encoding)
+    except LookupError:
+        raise PromptError(f"no encoding {encoding!r}; such as utf-8, utf-16, cp1252") from None
+
+
+def _files(paths: list[Path], problems: Problems) -> Iterator[Path]:
+    """The files to read, folders opened up."""
+    seen: set[str] = set()
+    if not paths:
+        raise PromptError("no prompt file given; give a .csv, .tsv, .jsonl or .txt file")
+    for path in paths:
+        inside = sorted(path.glob("*.txt")) if os.path.isdir(path) else [path]
+        if not inside:
+            problems.add(path, 0, "this folder holds no .txt file (one for each condition)")
+        for file in inside:
+            if not os.path.isfile(file):
+                problems.add(file, 0, missing(file))
+            elif file.suffix.lower() not in READERS:
+                close = did_you_mean(file.suffix.lower(), READERS)
+                known = ", ".join(READERS)
+                problems.add(
+                    file, 0, f"unknown kind of file {file.suffix!r}; known: {known}{close}"
+                )
+            elif os.path.realpath(file) in seen:
+                problems.add(file, 0, "is given twice; give every file once")
+            else:
+                seen.add(os.path.realpath(file))
+                yield file
+
+
+def _name_of(paths: list[Path]) -> str:
+    """The files' own name; the folder's for a file that is just called prompts."""
+    first = Path(os.path.abspath(paths[0]))
+    if len(paths) == 1:
+        return first.parent.name if first.stem == "prompts" and first.suffix else first.stem
+    return made_safe("_".join(path.stem for path in paths))

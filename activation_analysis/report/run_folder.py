@@ -1,0 +1,86 @@
+"""Everything that one contrast leaves behind, as a folder that stands by itself.
+
+layer_profile.png  summary.md  top_units.csv     at the root, where MLflow compares runs
+tables/*.parquet   figures/*.png
+activations/       the capture (`store.py`)      prompts/<experiment>/  what was asked
+env/               versions, command, diff
+manifest.json      SHA-256 of all of it, last: a folder without it is unfinished
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from activation_analysis.activations import Activations
+from activation_analysis.experiment import Experiment
+from activation_analysis.provenance import Provenance
+from activation_analysis.report.summary import summary_markdown
+from activation_analysis.results import ContrastResult
+from activation_analysis.store import write_activations, write_manifest
+
+
+def write_result(folder: Path, result: ContrastResult) -> list[str]:
+    """Tables, figures and the summary of one contrast; returns what could not be drawn."""
+    from activation_analysis.figures import draw_all, save
+
+    figures, tables = folder / "figures", folder / "tables"
+    figures.mkdir(parents=True, exist_ok=True)
+    tables.mkdir(exist_ok=True)
+    failed = []
+    for name, figure in draw_all(result, on_error=lambda n, e: failed.append(f"{n}: {e}")):
+        save(figure, figures / f"{name}.png")
+    if (figures / "layer_profile.png").is_file():
+        shutil.copyfile(figures / "layer_profile.png", folder / "layer_profile.png")
+
+    (folder / "summary.md").write_text(summary_markdown(result), encoding="utf-8")
+    result.top_units.table().to_csv(folder / "top_units.csv", index=False)
+    result.layer_table().to_parquet(tables / "layer_profile.parquet", index=False)
+    result.top_units.table().to_parquet(tables / "top_units.parquet", index=False)
+    result.balance.to_parquet(tables / "balance.parquet", index=False)
+    for site, stat_map in result.maps.items():
+        stat_map.table().to_parquet(tables / f"units_{site}.parquet", index=False)
+    return failed
+
+
+def write_inputs(
+    folder: Path, experiment: Experiment, activations: Activations, made_by: Provenance
+) -> None:
+    """The experiment as it ran, its prompts with their token counts, and what it ran on."""
+    prompts = folder / "prompts" / experiment.name
+    prompts.mkdir(parents=True, exist_ok=True)
+    (prompts / "prompts.jsonl").write_text(experiment.prompts.to_jsonl(), encoding="utf-8")
+    (prompts / "experiment.toml").write_text(
+        experiment.to_toml(prompts="prompts.jsonl"), encoding="utf-8"
+    )
+    tables = folder / "tables"
+    tables.mkdir(exist_ok=True)
+    tokens = experiment.prompts.table.assign(n_tokens=activations.n_tokens)
+    tokens.to_parquet(tables / "prompts.parquet", index=False)
+
+    env = folder / "env"
+    env.mkdir(exist_ok=True)
+    (env / "requirements.txt").write_text(made_by.requirements(), encoding="utf-8")
+    about = {
+        "code_version": made_by.version,
+        "commit": made_by.commit,
+        "dirty": made_by.dirty,
+        "command": made_by.command,
+        "python": made_by.python,
+        "machine": made_by.machine,
+        "capture": dict(activations.details),
+    }
+    (env / "run.json").write_text(json.dumps(about, indent=1, ensure_ascii=False), "utf-8")
+    if made_by.diff:
+        (env / "git.diff").write_text(made_by.diff, encoding="utf-8")
+
+
+def write_capture(folder: Path, activations: Activations) -> None:
+    """The activations themselves, with their own manifest."""
+    write_activations(folder / "activations", activations)
+
+
+def seal(folder: Path, *, run_id: str, schema: str) -> Path:
+    """Write the manifest of the whole folder, after which nothing is added; returns it."""
+    return write_manifest(folder, {"run_id": run_id, "schema": schema})

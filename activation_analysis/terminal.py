@@ -1,0 +1,206 @@
+"""What a person sees on the terminal. User text is never read as markup."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from activation_analysis.balance import balance
+
+if TYPE_CHECKING:
+    from activation_analysis.experiment import Experiment
+    from activation_analysis.pipeline import Outcome
+    from activation_analysis.plan import Plan
+    from activation_analysis.results import ContrastResult
+    from activation_analysis.tracking import TrackedRun
+
+NARROWEST = 100  # columns assumed where the output is a file
+
+
+def console() -> Console:
+    plain = Console(highlight=False)
+    return plain if plain.is_terminal else Console(highlight=False, width=NARROWEST)
+
+
+def show_outcome(outcome: Outcome, runs: Sequence[TrackedRun]) -> None:
+    """Finding, sites, warnings, where the figures are, how to open the UI."""
+    out = console()
+    for result, run in zip(outcome.results, runs, strict=True):
+        out.print()
+        out.print(Text(result.finding, style="bold"))
+        out.print(_sites_table(result))
+        for warning in result.warnings:
+            out.print(Text(f"! {warning}", style="yellow"))
+        _show_places(out, run)
+    s = outcome.seconds
+    parts = {"loading": s.loading, "forward passes": s.forward, "analysis": s.analysis}
+    spent = ", ".join(f"{name} {value:.1f} s" for name, value in parts.items() if value)
+    out.print(Text(f"\ntime: {spent}", style="dim"))
+    out.print("open the UI:  activation-analysis ui", soft_wrap=True)
+
+
+def _show_places(out: Console, run: TrackedRun) -> None:
+    from activation_analysis.tracking import local_artifacts
+
+    out.print(Text(f"\nrun {run.run_id} ({run.name}), {run.status}"), soft_wrap=True)
+    folder = local_artifacts(run)
+    if folder is None:
+        out.print(Text(f"artifacts: {run.artifact_uri}"), soft_wrap=True)
+        return
+    shown = _relative(folder)
+    out.print(Text(f"summary:   {shown / 'summary.md'}"), soft_wrap=True)
+    out.print(Text(f"top units: {shown / 'top_units.csv'}"), soft_wrap=True)
+    out.print("figures:")
+    for figure in sorted((folder / "figures").glob("*.png")):
+        out.print(Text(f"  {shown / 'figures' / figure.name}"), soft_wrap=True)
+
+
+def _relative(folder: Path) -> Path:
+    try:
+        return folder.relative_to(Path.cwd())
+    except ValueError:
+        return folder
+
+
+def _sites_table(result: ContrastResult) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("site")
+    for column in ("significant", "share", "peak layer", "mean |d| there", "held-out d, top 1 %"):
+        table.add_column(column, justify="right")
+    for site, profile in result.profiles.items():
+        n_tested, n_significant = int(profile.n_tested.sum()), int(profile.n_significant.sum())
+        peak = np.flatnonzero(profile.layer == profile.peak_layer)
+        at_peak = [
+            f"{series[peak[0]]:.2f}" if len(peak) else "-"
+            for series in (profile.mean_abs_d, profile.held_out_d)
+        ]
+        table.add_row(
+            site,
+            f"{n_significant:,} of {n_tested:,}",
+            f"{n_significant / max(n_tested, 1):.1%}",
+            f"{profile.peak_layer} of 0-{profile.n_layers - 1}" if len(peak) else "-",
+            *at_peak,
+        )
+    return table
+
+
+def show_check(experiment: Experiment, n_tokens: np.ndarray | None, problem: str) -> None:
+    """Counts and balance of an experiment whose files hold no mistake."""
+    out = console()
+    prompts = experiment.prompts
+    out.print(Text(f"{experiment.name}: {experiment.question}".rstrip(": "), style="bold"))
+    counts = ", ".join(f"{n} {condition}" for condition, n in prompts.counts.items())
+    out.print(Text(f"{len(prompts)} prompts: {counts}"))
+    for column in ("item", "group"):
+        if column in prompts.table:
+            out.print(Text(f"{prompts.table[column].nunique()} different {column}s"))
+    if prompts.covariates:
+        out.print(Text(f"covariates: {', '.join(prompts.covariates)}"))
+    if problem:
+        out.print(Text(f"! tokens were not counted: {problem}", style="yellow"))
+    covariates = {} if n_tokens is None else {"tokens": n_tokens}
+    for contrast in experiment.contrasts:
+        if contrast.is_omnibus:
+            continue
+        alike = balance(prompts, contrast.first, contrast.second, covariates)
+        out.print()
+        out.print(_balance_table(contrast.expression, alike))
+    flagged = "SMD: standardised mean difference; beyond 0.1 it is marked and worth mending"
+    out.print(Text(f"\n{flagged}", style="dim"))
+    out.print("no mistake found in the files")
+
+
+def _balance_table(contrast: str, alike) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", title_justify="left")
+    table.title = Text(contrast)
+    table.add_column("covariate")
+    for column in ("first side", "second side", "SMD"):
+        table.add_column(column, justify="right")
+    for row in alike.itertuples(index=False):
+        table.add_row(
+            Text(str(row.covariate)),
+            f"{row.mean_first:.2f} ± {row.sd_first:.2f}",
+            f"{row.mean_second:.2f} ± {row.sd_second:.2f}",
+            Text(f"{row.smd:+.3f}{' !' if row.flagged else ''}", "yellow" if row.flagged else ""),
+        )
+    return table
+
+
+def show_plan(experiment: Experiment, plan: Plan) -> None:
+    """The estimate, one line each."""
+    out = console()
+    rows = {
+        "experiment": f"{experiment.name} ({', '.join(map(str, experiment.contrasts))})",
+        "model": f"{plan.model}, {plan.n_parameters / 1e6:,.0f} M parameters in {plan.n_layers} "
+        f"blocks",
+        "prompts": f"{plan.n_prompts:,} ({plan.n_tokens:,} tokens, longest {plan.longest})",
+        "units": f"{plan.n_units:,} at {', '.join(experiment.recording.sites)}",
+        "time": f"about {_duration(plan.seconds)} on this machine's processor",
+        "memory": f"about {_size(plan.memory_bytes)}",
+        "disk": f"about {_size(plan.disk_bytes)}",
+    }
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for name, value in rows.items():
+        table.add_row(name, Text(value))
+    out.print(table)
+
+
+def show_experiments(experiments: Sequence[Experiment]) -> None:
+    out = console()
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for column in ("experiment", "prompts", "contrast", "question"):
+        table.add_column(column, no_wrap=column in ("experiment", "prompts"))
+    for experiment in experiments:
+        table.add_row(
+            Text(experiment.name),
+            str(len(experiment.prompts)),
+            Text("; ".join(map(str, experiment.contrasts))),
+            Text(experiment.question),
+        )
+    out.print(table)
+
+
+def show_runs(runs: Sequence[TrackedRun]) -> None:
+    from datetime import datetime
+
+    out = console()
+    if not runs:
+        out.print("no complete run yet; start one with: activation-analysis run math_vs_nonmath")
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for column in ("run", "name", "contrast", "test", "started"):
+        table.add_column(column, no_wrap=column in ("run", "started"))
+    for run in runs:
+        started = datetime.fromtimestamp(run.started).strftime("%Y-%m-%d %H:%M")
+        contrast = run.params.get("contrast", "(several)")
+        test = run.params.get("analysis.test", "")
+        table.add_row(run.run_id[:8], Text(run.name), Text(contrast), test, started)
+    out.print(table)
+
+
+def show_ui(link: str, *, started: bool) -> None:
+    out = console()
+    out.print("MLflow's UI:" if started else "a tracking server is set; its UI:")
+    out.print(Text(f"  {link}", style="bold"), soft_wrap=True)
+    if started:
+        out.print("stop it with Ctrl-C")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _size(n_bytes: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if n_bytes < 1000:
+            return f"{n_bytes:.0f} {unit}" if unit != "GB" else f"{n_bytes:.1f} GB"
+        n_bytes /= 1000
+    return f"{n_bytes:.1f} TB"

@@ -1,0 +1,143 @@
+"""Tiny randomly initialised models of real architectures, and tiny tokenizers; no download."""
+
+from __future__ import annotations
+
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+HIDDEN, HEADS, LAYERS, INNER, CONTEXT = 24, 4, 3, 40, 96
+VOCABULARY = 320
+
+SENTENCES = (
+    "The sea is wide and the sky is high above it.",
+    "Two plus two is four, and three times three is nine.",
+    "A friend wrote a long letter about the winter in the north.",
+    "She solved the equation before the others had read it.",
+)
+
+_COMMON = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": HIDDEN,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "intermediate_size": INNER,
+    "max_position_embeddings": CONTEXT,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+_GROUPED = {**_COMMON, "num_key_value_heads": 2}
+_GPT = {
+    "vocab_size": VOCABULARY,
+    "n_embd": HIDDEN,
+    "n_layer": LAYERS,
+    "n_head": HEADS,
+    "n_inner": INNER,
+    "n_positions": CONTEXT,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
+# family -> (config class, its arguments)
+DECODERS: dict[str, tuple[str, dict]] = {
+    "gpt2": ("GPT2Config", _GPT),
+    "llama": ("LlamaConfig", _GROUPED),
+    "qwen2": ("Qwen2Config", _GROUPED),
+    "mistral": ("MistralConfig", {**_GROUPED, "sliding_window": 4}),
+    "gpt_neox": ("GPTNeoXConfig", _COMMON),
+    "phi": ("PhiConfig", _COMMON),
+    "phi3": ("Phi3Config", _GROUPED),
+    "opt": ("OPTConfig", {**_COMMON, "ffn_dim": INNER, "word_embed_proj_dim": HIDDEN}),
+    "gptj": ("GPTJConfig", {**_GPT, "rotary_dim": 4}),
+    "falcon": ("FalconConfig", {**_COMMON, "ffn_hidden_size": INNER, "multi_query": True}),
+    "bloom": ("BloomConfig", {**_COMMON, "n_layer": LAYERS, "n_head": HEADS}),
+    "gemma2": ("Gemma2Config", {**_GROUPED, "head_dim": 8, "sliding_window": 4}),
+    "gemma3_text": ("Gemma3TextConfig", {**_GROUPED, "head_dim": 8, "sliding_window": 4}),
+    "olmo2": ("Olmo2Config", _GROUPED),
+    "gpt_neo": (
+        "GPTNeoConfig",
+        {
+            **_COMMON,
+            "num_layers": LAYERS,
+            "num_heads": HEADS,
+            "attention_types": [[["global", "local", "global"], 1]],
+            "window_size": 4,
+        },
+    ),
+    "qwen3": ("Qwen3Config", {**_GROUPED, "head_dim": 8}),
+    "starcoder2": ("Starcoder2Config", _GROUPED),
+    "mixtral": ("MixtralConfig", {**_GROUPED, "num_local_experts": 4}),
+}
+ENCODERS: dict[str, tuple[str, dict]] = {
+    "bert": ("BertConfig", _COMMON),
+    "roberta": ("RobertaConfig", {**_COMMON, "max_position_embeddings": CONTEXT + 1}),
+    "distilbert": (
+        "DistilBertConfig",
+        {
+            **_COMMON,
+            "dim": HIDDEN,
+            "n_layers": LAYERS,
+            "n_heads": HEADS,
+            "hidden_dim": INNER,
+        },
+    ),
+    "modernbert": (
+        "ModernBertConfig",
+        {**_COMMON, "local_attention": 4, "global_attn_every_n_layers": 2},
+    ),
+}
+FAMILIES = {**DECODERS, **ENCODERS}
+
+
+def tiny_config(family: str) -> transformers.PreTrainedConfig:
+    config_class, arguments = FAMILIES[family]
+    known = getattr(transformers, config_class)
+    arguments = {k: v for k, v in arguments.items() if k not in getattr(known, "attribute_map", {})}
+    return known(**arguments)
+
+
+def tiny_model(family: str, seed: int = 0) -> PreTrainedModel:
+    """A model whose every parameter is random, norms and biases too, and of order one."""
+    torch.manual_seed(seed)
+    config = tiny_config(family)
+    auto = transformers.AutoModelForCausalLM if family in DECODERS else transformers.AutoModel
+    model = auto.from_config(config).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(0, 0.2)
+            else:
+                # Scales near one and shifts off zero, so that a norm left out cannot hide.
+                is_scale = name.endswith("weight") and "norm" in name.lower()
+                parameter.normal_(1.0 if is_scale else 0.0, 0.2)
+    return model
+
+
+def tiny_tokenizer(*, bos: bool = True, padding_side: str = "right") -> PreTrainedTokenizerFast:
+    """Byte-level BPE of `VOCABULARY` ids: every text has tokens and comes back as it was."""
+    special = ["<pad>", "<bos>", "<eos>", "<|im_end|>"]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(SENTENCES, trainer)
+    if bos:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="<bos> $A", special_tokens=[("<bos>", 1)]
+        )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        bos_token="<bos>",
+        eos_token="<eos>",
+        extra_special_tokens=["<|im_end|>"],
+        padding_side=padding_side,
+    )
