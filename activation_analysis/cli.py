@@ -155,7 +155,7 @@ def _add_analyze(commands: argparse._SubParsersAction) -> None:
         description="Repeat or change the statistics of a tracked run from its stored capture.",
     )
     analyze.add_argument("run", help="run id, the start of one, a run's name, or: latest")
-    analyze.add_argument("--contrast", action="append", metavar="'a - b'", help=_CONTRAST_HELP)
+    _add_contrast(analyze)
     _add_options(analyze, ANALYSIS_OPTIONS)
     analyze.add_argument("--run-name", default="", metavar="NAME", help="name of the new run")
 
@@ -205,7 +205,14 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
         help="an experiment's name or folder, or prompt files (.csv, .tsv, .jsonl, or one .txt "
         "per condition)",
     )
-    parser.add_argument("--contrast", action="append", metavar="'a - b'", help=_CONTRAST_HELP)
+    _add_contrast(parser)
+
+
+def _add_contrast(parser: argparse.ArgumentParser) -> None:
+    # --contrasts is the name in MLproject: a param called contrast is the run's own.
+    parser.add_argument(
+        "--contrast", "--contrasts", action="append", metavar="'a - b'", help=_CONTRAST_HELP
+    )
 
 
 def _add_options(parser: argparse.ArgumentParser, options: dict[str, str]) -> None:

@@ -126,7 +126,7 @@ def _experiment(args: argparse.Namespace) -> Experiment:
     target = list(args.target)
     if len(target) > 1 or _is_prompt_file(target[0]):
         experiment = Experiment.from_prompts(
-            target if len(target) > 1 else target[0], args.contrast or None
+            target if len(target) > 1 else target[0], _asked(args.contrast) or None
         )
     else:
         experiment = _with_contrasts(load_experiment(target[0], experiment_roots()), args.contrast)
@@ -140,5 +140,10 @@ def _is_prompt_file(target: str) -> bool:
 
 def _with_contrasts(experiment: Experiment, contrasts: list[str] | None) -> Experiment:
     """The experiment with the contrasts asked for on the command line instead of its own."""
-    asked = [c for c in contrasts or [] if c]
+    asked = _asked(contrasts)
     return experiment.with_contrasts(asked) if asked else experiment
+
+
+def _asked(contrasts: list[str] | None) -> list[str]:
+    """The contrasts given; `mlflow run` passes an empty one where none is."""
+    return [contrast for contrast in contrasts or [] if contrast.strip()]

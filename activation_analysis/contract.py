@@ -70,6 +70,7 @@ def params(
     if result is not None:
         named["contrast"] = result.contrast
     merged = experiment.leaves() | named
+    del merged["seed"]  # is analysis.seed, and a parameter of `mlflow run`
     return {_key(name): _cut(str(value), LONGEST_PARAM) for name, value in merged.items()}
 
 

@@ -91,7 +91,7 @@ class Experiment:
         settings = self.settings if prompts is None else replace(self.settings, prompts=(prompts,))
         return experiment_file.to_toml(settings)
 
-    def with_contrasts(self, contrasts: str | Sequence[str]) -> Experiment:
+    def with_contrasts(self, contrasts: str | Sequence[str] | Mapping[str, str]) -> Experiment:
         """The same experiment with other contrasts instead of its own.
 
         Raises
@@ -99,7 +99,7 @@ class Experiment:
         ContrastError
             If one does not parse or does not fit the prompts.
         """
-        named = _named_contrasts(contrasts, self.prompts)
+        named = contrasts_.named(contrasts, self.prompts.conditions)
         return _fitting(replace(self, settings=replace(self.settings, contrasts=named)))
 
     @classmethod

@@ -12,14 +12,19 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from activation_analysis.activations import Activations, Units
+from activation_analysis.activations import Activations
 from activation_analysis.analyses import univariate
+from activation_analysis.analyses.groups import (
+    Group,
+    array_of,
+    joined,
+    matrix_of,
+    shared_units,
+)
 from activation_analysis.analyses.layer_profiles import LARGE_D
 from activation_analysis.results import LayerProfile, StatMap
 from activation_analysis.statistics import dissimilarity, multiplicity, permutation
 from activation_analysis.statistics.hypothesis_tests import TEST_ALIASES, TESTS
-
-Group = Activations | np.ndarray  # a tensor will do wherever an array does
 
 
 @dataclass(frozen=True)
@@ -80,8 +85,8 @@ class ActivationStats:
         ValueError
             If the groups do not match or are too small, or the test is unknown.
         """
-        units = _shared_units(group1, group2)
-        a, b = _matrix(group1, "group1"), _matrix(group2, "group2")
+        units = shared_units(group1, group2)
+        a, b = matrix_of(group1, "group1"), matrix_of(group2, "group2")
         if test == "permutation":
             stat_map = _permutation_map(a, b, n_permutations, np.random.default_rng(seed))
         elif test in TESTS or test in TEST_ALIASES:
@@ -126,7 +131,7 @@ class ActivationStats:
             If the recordings do not match, a condition has fewer than two prompts, or an
             option is unknown.
         """
-        both = _joined(condition1, condition2)
+        both = joined(condition1, condition2)
         rows_a = np.arange(len(condition1))
         rows_b = np.arange(len(condition1), len(both))
         maps = univariate.contrast_maps(
@@ -151,7 +156,7 @@ class ActivationStats:
         ``method`` is ``"fdr_bh"``, ``"fdr_by"``, ``"bonferroni"`` or ``"holm"``. NaN stays NaN
         and does not count as a test.
         """
-        return multiplicity.adjust(_array(p_values, "p_values"), control=method, alpha=alpha)
+        return multiplicity.adjust(array_of(p_values, "p_values"), control=method, alpha=alpha)
 
     @staticmethod
     def compute_rsa_similarity(
@@ -191,7 +196,7 @@ class ActivationStats:
                 "the two recordings are of different prompts, or of the same ones in another "
                 "order; record the same prompts twice, or sort one with activations.rows(...)"
             )
-        x, y = _matrix(acts1, "acts1"), _matrix(acts2, "acts2")
+        x, y = matrix_of(acts1, "acts1"), matrix_of(acts2, "acts2")
         if len(x) != len(y):
             raise ValueError(
                 f"acts1 has {len(x)} prompts and acts2 has {len(y)}; RDMs are compared over the "
@@ -258,55 +263,3 @@ def _permutation_map(
         control="max_t",
         family_size=int(parametric.tested.sum()),
     )
-
-
-def _matrix(group: Group, name: str) -> np.ndarray:
-    return group.matrix() if isinstance(group, Activations) else _array(group, name)
-
-
-def _array(values, name: str) -> np.ndarray:
-    """A numpy array, also of a tensor on any device, without importing its library."""
-    if hasattr(values, "detach"):
-        values = values.detach().cpu()
-    try:
-        return np.asarray(values)
-    except TypeError as error:  # bfloat16 has no numpy counterpart
-        if hasattr(values, "float"):
-            return np.asarray(values.float())
-        raise ValueError(f"{name} is not an array of numbers: {error}") from error
-
-
-def _shared_units(group1: Group, group2: Group) -> Units | None:
-    """The addresses of the columns, where the groups are recordings of the same units."""
-    recordings = [g for g in (group1, group2) if isinstance(g, Activations)]
-    if len(recordings) == 2:
-        _refuse_mismatch(*recordings)
-    return recordings[0].units() if recordings else None
-
-
-def _joined(condition1: Activations, condition2: Activations) -> Activations:
-    """Both recordings as one, the first condition's prompts first."""
-    _refuse_mismatch(condition1, condition2)
-    return replace(
-        condition1,
-        prompts=condition1.prompts + condition2.prompts,
-        n_tokens=np.concatenate([condition1.n_tokens, condition2.n_tokens]),
-        values={
-            site: {k: np.concatenate([v, condition2.values[site][k]]) for k, v in layers.items()}
-            for site, layers in condition1.values.items()
-        },
-    )
-
-
-def _refuse_mismatch(first: Activations, second: Activations) -> None:
-    for name, of in {
-        "model": lambda r: r.model,
-        "position": lambda r: r.position,
-        "sites": lambda r: sorted(r.sites),
-        "layers": lambda r: {site: sorted(layers) for site, layers in sorted(r.values.items())},
-    }.items():
-        if of(first) != of(second):
-            raise ValueError(
-                f"the two recordings differ in {name}: {of(first)!r} and {of(second)!r}; "
-                f"record both conditions with the same model, position, sites and layers"
-            )

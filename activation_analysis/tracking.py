@@ -265,7 +265,9 @@ def _log_numbers(
     run_id: str, *, metrics: list[Metric], params: Mapping[str, str], tags: Mapping[str, str]
 ) -> None:
     client = mlflow.MlflowClient()
-    entries = [Param(key, value) for key, value in params.items()]
+    # `mlflow run` logs its own parameters first, shell-quoted, and a param never changes.
+    there = client.get_run(run_id).data.params
+    entries = [Param(key, value) for key, value in params.items() if key not in there]
     notes = [RunTag(key, value) for key, value in tags.items()]
     for start in range(0, len(entries), PARAMS_PER_BATCH):
         client.log_batch(run_id, params=entries[start : start + PARAMS_PER_BATCH])

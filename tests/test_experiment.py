@@ -394,6 +394,15 @@ def test_an_overridden_contrast_must_fit_the_prompts(experiment):
         apply_overrides(experiment, ["contrasts.math=math - nomath"])
 
 
+def test_other_contrasts_can_take_the_place_of_an_experiments_own(experiment):
+    other = experiment.with_contrasts("nonmath - math")
+    assert other.settings.contrasts == {"nonmath_vs_math": "nonmath - math"}
+    assert other.contrasts[0].first == ("nonmath",)
+    assert [c.name for c in experiment.contrasts] == ["math", "any"]
+    with pytest.raises(ContrastError, match="no condition 'nomath'"):
+        experiment.with_contrasts(["math - nomath"])
+
+
 @pytest.mark.parametrize("table", TABLES)
 def test_options_made_in_python_are_checked_too(table):
     for name in kinds(TABLES[table]):

@@ -34,3 +34,20 @@ ARCHITECTURES: dict[str, Architecture] = {
         neuron="output.dense",
     ),
 }
+
+# Families that number positions from their pad id on: so many of max_position_embeddings are lost.
+POSITIONS_FOLLOW_PADDING = frozenset(
+    {
+        "camembert",
+        "data2vec-text",
+        "esm",
+        "ibert",
+        "longformer",
+        "mpnet",
+        "roberta",
+        "roberta-prelayernorm",
+        "xlm-roberta",
+        "xlm-roberta-xl",
+        "xmod",
+    }
+)

@@ -27,7 +27,9 @@ def token_batches(n_tokens: np.ndarray, budget: int) -> list[np.ndarray]:
         If the budget is below one token.
     """
     if budget < 1:
-        raise ValueError(f"a batch of {budget} tokens holds nothing; batch_tokens must be 1 or more")
+        raise ValueError(
+            f"a batch of {budget} tokens holds nothing; batch_tokens must be 1 or more"
+        )
     order = np.argsort(-np.asarray(n_tokens), kind="stable")
     batches = []
     start = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import time
 from collections.abc import Sequence
@@ -28,9 +29,17 @@ from activation_analysis.models.loading import (
     load_tokenizer,
     resolve,
 )
-from activation_analysis.models.recording import POOLS, Address, TokenRows, recording
+from activation_analysis.models.recording import (
+    POOLS,
+    Address,
+    TokenRows,
+    evaluating,
+    every_token,
+    recording,
+)
 from activation_analysis.models.sites import (
     BlockSites,
+    ModelSites,
     Tap,
     find_sites,
     input_device,
@@ -41,8 +50,6 @@ from activation_analysis.progress import stage
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-TRACE_TOKENS = 5  # tokens of the short pass that finds the sites
 
 
 @dataclass(frozen=True)
@@ -103,7 +110,7 @@ class ActivationCapture:
                 raise ModelError("a model in memory needs its tokenizer: pass tokenizer=...")
             name = model_path.config.name_or_path or type(model_path).__name__
             self.source = ModelSource(name, "", "", "", local=True)
-            self.model = model_path.eval()
+            self.model = model_path
         else:
             already = isinstance(model_path, ModelSource)
             self.source = model_path if already else resolve(str(model_path), revision=revision)
@@ -117,7 +124,7 @@ class ActivationCapture:
                     offload_folder=offload_folder,
                 )
         self.tokenizer = tokenizer
-        self._found: list[BlockSites] | None = None
+        self._found: ModelSites | None = None
         self.last_time = CaptureTime(0.0, 0.0)
 
     @property
@@ -125,23 +132,22 @@ class ActivationCapture:
         return len(self.blocks)
 
     @property
-    def blocks(self) -> list[BlockSites]:
-        """The taps of every block, found and proved on first use."""
+    def model_sites(self) -> ModelSites:
+        """Where to listen, found and proved on first use."""
         if self._found is None:
-            ids = tokenize(self.tokenizer, ["One two three four five six"]).ids[0][:TRACE_TOKENS]
-            self._found = find_sites(self.model, ids)
+            with evaluating(self.model):
+                self._found = find_sites(self.model)
         return self._found
+
+    @property
+    def blocks(self) -> list[BlockSites]:
+        """The taps of every block."""
+        return self.model_sites.blocks
 
     @property
     def is_causal(self) -> bool:
         """Whether no token reads what follows it, so that padding on the right needs no mask."""
-        from transformers.models.auto import modeling_auto
-
-        config = self.model.config
-        looks_both_ways = getattr(config, "use_bidirectional_attention", False)
-        is_masked = type(config) in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING
-        generates = type(config) in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING
-        return generates and not is_masked and not looks_both_ways
+        return self.model_sites.causal
 
     def capture_batch(
         self,
@@ -173,29 +179,32 @@ class ActivationCapture:
         Raises
         ------
         PromptError
-            If a text is empty or longer than the context.
+            If there is no text, or one is empty or longer than the context.
         ModelError
             If the model does not have a site or layer asked for.
         """
         began = time.perf_counter()
         if position not in POOLS:
-            raise ValueError(f"no position {position!r}; known: {', '.join(POSITIONS)}")
-        sites = list(dict.fromkeys(canonical_site(site) for site in layers_to_capture))
+            raise ModelError(f"no position {position!r}; known: {', '.join(POSITIONS)}")
+        sites = _canonical_sites(layers_to_capture)
         tokens = self.tokens(texts, truncate=truncate)
         taps = self._taps(sites, layers)
         values: dict[Address, np.ndarray] = {}
         forward = 0.0
         with (
             torch.inference_mode(),
+            evaluating(self.model),
             recording(taps, POOLS[position]) as recorder,
             stage("Recording activations", len(texts), shown=self.progress) as advance,
         ):
             for batch in token_batches(tokens.n_tokens, batch_tokens):
-                ids, mask, recorder.rows = self._padded(tokens, batch)
+                ids, mask, rows = _padded(tokens, batch)
+                recorder.expect(rows)
                 started = time.perf_counter()
                 self._forward(ids, mask)
+                heard_here = recorder.take()
                 forward += time.perf_counter() - started
-                for address, heard in recorder.heard.items():
+                for address, heard in heard_here.items():
                     if address not in values:
                         values[address] = np.empty((len(texts), heard.shape[1]), np.float32)
                     values[address][batch] = heard.numpy()
@@ -227,7 +236,8 @@ class ActivationCapture:
         Parameters
         ----------
         text : the prompt
-        max_new_tokens : tokens to generate; 0 records the prompt alone
+        max_new_tokens : tokens to generate at most (an end token ends it); 0 records the prompt
+            alone
         layers_to_capture, layers : as in `capture_batch`
 
         Returns
@@ -239,15 +249,20 @@ class ActivationCapture:
         ------
         ModelError
             If the model cannot generate (an encoder) and ``max_new_tokens`` is not 0.
+        PromptError
+            If the text and its continuation do not fit into the context.
         """
-        sites = list(dict.fromkeys(canonical_site(site) for site in layers_to_capture))
+        sites = _canonical_sites(layers_to_capture)
+        taps = self._taps(sites, layers)
         prompt_ids = self.tokens([text]).ids[0]
-        ids = prompt_ids + self._continuation(prompt_ids, max_new_tokens)
-        everything = TokenRows.of(torch.ones(1, len(ids), dtype=torch.bool))
-        with torch.inference_mode(), recording(self._taps(sites, layers), None) as recorder:
-            recorder.rows = everything
-            self._forward(np.array([ids]), np.ones((1, len(ids)), dtype=bool))
-        values = {address: heard[0].numpy() for address, heard in recorder.heard.items()}
+        self._check_continuation(prompt_ids, max_new_tokens)
+        with torch.inference_mode(), evaluating(self.model):
+            ids = prompt_ids + self._continuation(prompt_ids, max_new_tokens)
+            everything = np.ones((1, len(ids)), dtype=bool)
+            with recording(taps, every_token) as recorder:
+                recorder.expect(TokenRows.of(torch.from_numpy(everything)))
+                self._forward(np.array([ids]), everything)
+                values = {address: heard[0].numpy() for address, heard in recorder.take().items()}
         return TokenActivations(
             text=text,
             generated_text=self.tokenizer.decode(ids[len(prompt_ids) :]),
@@ -263,6 +278,8 @@ class ActivationCapture:
         """The token ids that the model will read, checked against its context."""
         if isinstance(texts, str):
             raise PromptError("texts is one string; pass a list of strings")
+        if len(texts) == 0:
+            raise PromptError("no texts to record: the list is empty")
         limit = context_length(self.model.config, self.tokenizer)
         return tokenize(self.tokenizer, texts, limit=limit, truncate=truncate)
 
@@ -298,40 +315,63 @@ class ActivationCapture:
             )
         return sorted({k % self.n_layers for k in layers})
 
-    def _padded(
-        self, tokens: Tokens, batch: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, TokenRows]:
-        ids, mask = pad_right([tokens.ids[i] for i in batch], tokens.pad_id)
-        counted, _ = pad_right([tokens.counted[i] for i in batch], 0)
-        return ids, mask, TokenRows.of(torch.from_numpy(counted.astype(bool)))
-
     def _forward(self, ids: np.ndarray, mask: np.ndarray) -> None:
         device = input_device(self.model)
         inputs = {"input_ids": torch.from_numpy(ids).to(device)}
         if not self.is_causal:
             inputs["attention_mask"] = torch.from_numpy(mask).to(device, torch.long)
-        if "use_cache" in self.model.config.to_dict():
+        if "use_cache" in inspect.signature(self.model.base_model.forward).parameters:
             inputs["use_cache"] = False
         self.model.base_model(**inputs)
 
-    def _continuation(self, prompt_ids: list[int], max_new_tokens: int) -> list[int]:
-        if max_new_tokens == 0:
-            return []
-        if not self.model.can_generate():
+    def _check_continuation(self, prompt_ids: list[int], max_new_tokens: int) -> None:
+        if max_new_tokens < 0:
+            raise ModelError(f"max_new_tokens={max_new_tokens}; use 0 (the prompt alone) or more")
+        if max_new_tokens and not (self.is_causal and self.model.can_generate()):
             raise ModelError(
                 f"{self.source.name!r} ({type(self.model).__name__}) cannot generate text; "
                 f"record the prompt alone with max_new_tokens=0"
             )
-        ids = torch.tensor([prompt_ids], device=input_device(self.model))
-        with torch.inference_mode():
-            output = self.model.generate(
-                input_ids=ids,
-                attention_mask=torch.ones_like(ids),
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-                pad_token_id=0,
+        limit = context_length(self.model.config, self.tokenizer)
+        if limit is not None and len(prompt_ids) + max_new_tokens > limit:
+            raise PromptError(
+                f"a prompt of {len(prompt_ids)} tokens and {max_new_tokens} more do not fit into "
+                f"the model's context of {limit} tokens; lower max_new_tokens or shorten the text"
             )
-        return output[0, len(prompt_ids) :].tolist()
+
+    def _continuation(self, prompt_ids: list[int], max_new_tokens: int) -> list[int]:
+        """The most probable next token, again and again.
+
+        Not ``generate``, which mixes in the checkpoint's own sampling and repetition settings.
+        """
+        stated = self.model.generation_config.eos_token_id if max_new_tokens else None
+        ends = {stated} if isinstance(stated, int) else set(stated or ())
+        device = input_device(self.model)
+        unread, cache, new = prompt_ids, None, []
+        while len(new) < max_new_tokens and not (new and new[-1] in ends):
+            output = self.model(
+                input_ids=torch.tensor([unread], device=device),
+                past_key_values=cache,
+                use_cache=True,
+            )
+            cache = output.past_key_values
+            unread = [int(output.logits[0, -1].argmax())]
+            new += unread
+        return new
+
+
+def _canonical_sites(names: Sequence[str]) -> list[str]:
+    if isinstance(names, str):
+        raise ModelError(f"layers_to_capture is one string; pass a list, as in [{names!r}]")
+    if len(names) == 0:
+        raise ModelError(f"no site to record; name one or more of: {', '.join(SITES)}")
+    return list(dict.fromkeys(canonical_site(name) for name in names))
+
+
+def _padded(tokens: Tokens, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray, TokenRows]:
+    ids, mask = pad_right([tokens.ids[i] for i in batch])
+    counted, _ = pad_right([tokens.counted[i] for i in batch])
+    return ids, mask, TokenRows.of(torch.from_numpy(counted.astype(bool) & mask))
 
 
 def _by_site(

@@ -12,7 +12,6 @@ import io
 import json
 import os
 import shutil
-import tempfile
 from pathlib import Path
 
 from activation_analysis.errors import ModelError
@@ -43,16 +42,24 @@ def converted(file: Path, digest: str) -> Path:
     folder = cache_folder() / "gguf" / f"{digest}-{FORMAT}"
     if (folder / "complete.json").is_file():
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / f"{digest}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # a second process waits, then finds the work done
-        if not (folder / "complete.json").is_file():
-            _convert(file, digest, folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with (folder.parent / f"{digest}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # a second process waits, then finds the work done
+            if not (folder / "complete.json").is_file():
+                _convert(file, digest, folder)
+    except OSError as error:
+        raise ModelError(
+            f"cannot keep the converted copy of {file.name} under {folder.parent}: {error}; "
+            f"it takes about 4 bytes per weight, and XDG_CACHE_HOME moves it elsewhere"
+        ) from error
     return folder
 
 
 def _convert(file: Path, digest: str, folder: Path) -> None:
-    partial = Path(tempfile.mkdtemp(prefix="partial-", dir=folder.parent))
+    partial = folder.with_name(f"{folder.name}.partial")  # the lock's holder alone writes here
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
     try:
         # transformers 5.23 draws bars of its own for GGUF that no switch of its turns off.
         with (
@@ -75,7 +82,7 @@ def _write_model(file: Path, folder: Path) -> None:
     try:
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
         quantised = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name)
-    except (OSError, ValueError, KeyError, NotImplementedError, RuntimeError) as error:
+    except Exception as error:  # readers of files raise anything at all
         raise ModelError(
             f"cannot read {file} as a GGUF model: {error}\n"
             f"transformers reads the GGUF architectures listed in its documentation; "

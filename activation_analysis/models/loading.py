@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import re
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 HUB_PATIENCE = 4.0  # seconds to wait for the hub's first answer
+INDEX = "model.safetensors.index.json"
+UNRECORDED = re.compile(r"(^|\.)(pooler|lm_head|cls|score|classifier|embed_out|predictions)\.")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -60,15 +65,25 @@ def resolve(name: str, *, revision: str | None = None) -> ModelSource:
         digest = file_sha256(file)
         check_embedded(name, digest)
         return ModelSource(name, str(converted(file, digest)), "", digest, local=True)
+    if not name.strip():
+        raise ModelError(f"no model named; {_how_to_name_a_model()}")
     path = Path(name).expanduser()
     if path.suffix == ".gguf" and path.is_file():
         digest = file_sha256(path)
         return ModelSource(name, str(converted(path, digest)), "", digest, local=True)
     if path.is_dir():
         return _resolve_folder(name, path)
+    if path.is_file():
+        raise ModelError(f"{path} is a file, but no .gguf file\n{_how_to_name_a_model()}")
     if path.suffix == ".gguf" or path.is_absolute() or name.startswith((".", "~")):
         raise ModelError(f"no model file or folder at {path}\n{_how_to_name_a_model()}")
     return _resolve_hub(name, revision)
+
+
+_NO_SAFETENSORS = (
+    "holds no .safetensors weights; pickled weights (.bin, .pt) can run code when read and are "
+    "refused: convert them with save_pretrained(folder)"
+)
 
 
 def _how_to_name_a_model() -> str:
@@ -82,14 +97,27 @@ def _how_to_name_a_model() -> str:
 def _resolve_folder(name: str, folder: Path) -> ModelSource:
     if not (folder / "config.json").is_file():
         raise ModelError(f"the folder {folder} holds no config.json\n{_how_to_name_a_model()}")
-    weights = sorted(folder.glob("*.safetensors"))
+    weights = _weights_in(folder)
     if not weights:
+        raise ModelError(f"the folder {folder} {_NO_SAFETENSORS}")
+    absent = [file.name for file in weights if not file.is_file()]
+    if absent:
         raise ModelError(
-            f"the folder {folder} holds no .safetensors weights; pickled weights (.bin, .pt) can "
-            f"run code when read and are refused: convert them with "
-            f"save_pretrained(folder, safe_serialization=True)"
+            f"the folder {folder} lacks {', '.join(absent)}, which its {INDEX} lists; "
+            f"copy the whole model there"
         )
     return ModelSource(name, str(folder.resolve()), "", _weights_sha256(weights), local=True)
+
+
+def _weights_in(folder: Path) -> list[Path]:
+    """The safetensors files of a model; those its index lists, whether they are there or not."""
+    try:
+        listed = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()
+    except FileNotFoundError:
+        return sorted(folder.glob("*.safetensors"))
+    except (ValueError, KeyError, AttributeError) as error:
+        raise ModelError(f"cannot read {folder / INDEX}: {error}") from error
+    return sorted({folder / name for name in listed})
 
 
 def _weights_sha256(weights: list[Path]) -> str:
@@ -114,11 +142,20 @@ def _resolve_hub(name: str, revision: str | None) -> ModelSource:
         raise ModelError(f"{name!r} is not a model: {_how_to_name_a_model()}") from error
     except LocalEntryNotFoundError:
         folder = None
-    if folder is not None and (folder / "config.json").is_file():
-        weights = sorted(folder.glob("*.safetensors"))
-        if weights:
-            return ModelSource(name, name, folder.name, _weights_sha256(weights), local=True)
+    if folder is not None and _is_complete(folder):
+        # Named by its folder, a cached model is read without one question to the hub.
+        digest = _weights_sha256(_weights_in(folder))
+        return ModelSource(name, str(folder), folder.name, digest, local=True)
+    if folder is not None and any(folder.glob("*.bin")) and not _weights_in(folder):
+        raise ModelError(f"the cached copy of {name!r} in {folder} {_NO_SAFETENSORS}")
     return ModelSource(name, name, _ask_hub(name, revision), "", local=False)
+
+
+def _is_complete(snapshot: Path) -> bool:
+    weights = _weights_in(snapshot)
+    reads_text = any(snapshot.glob("tokenizer*")) or any(snapshot.glob("vocab*"))
+    has_config = (snapshot / "config.json").is_file()
+    return has_config and reads_text and bool(weights) and all(w.is_file() for w in weights)
 
 
 def _ask_hub(name: str, revision: str | None) -> str:
@@ -162,7 +199,7 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
 
     try:
         return AutoTokenizer.from_pretrained(source.location, **_where(source))
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # readers of files raise anything at all
         raise ModelError(f"cannot load the tokenizer of {source.name!r}: {error}") from error
 
 
@@ -171,7 +208,7 @@ def load_config(source: ModelSource) -> Any:
 
     try:
         return AutoConfig.from_pretrained(source.location, **_where(source))
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:
         raise ModelError(f"cannot read the configuration of {source.name!r}: {error}") from error
 
 
@@ -195,10 +232,13 @@ def load_model(
     Raises
     ------
     ModelError
-        If the weights cannot be read, or the model is not a text model with one stack of blocks.
+        If weights are missing or cannot be read, or the model has no single stack of blocks.
     """
     from transformers import AutoModel, AutoModelForCausalLM
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_MASKED_LM_MAPPING,
+    )
     from transformers.utils import logging
 
     config = load_config(source)
@@ -208,29 +248,49 @@ def load_model(
             f"decoders and encoders with one stack of blocks can be recorded"
         )
 
-    generates = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
+    # Some encoders are listed as causal too, and would be read with a head that they do not have.
+    generates = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and (
+        type(config) not in MODEL_FOR_MASKED_LM_MAPPING or getattr(config, "is_decoder", False)
+    )
     reader = AutoModelForCausalLM if generates else AutoModel
+    placement = _placement(device, max_memory, offload_folder)
+    torch_dtype = _torch_dtype(dtype, device)
     was_shown = logging.is_progress_bar_enabled()
+    verbosity = logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()  # its table of missing weights: `_refuse_missing` reads it
     try:
-        model = reader.from_pretrained(
+        model, report = reader.from_pretrained(
             source.location,
-            dtype=_torch_dtype(dtype, device),
+            dtype=torch_dtype,
             use_safetensors=True,
-            **_placement(device, max_memory, offload_folder),
+            output_loading_info=True,
+            **placement,
             **_where(source),
         )
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:
         raise ModelError(f"cannot load {source.name!r}: {error}") from error
     finally:
+        logging.set_verbosity(verbosity)
         if was_shown:
             logging.enable_progress_bar()
+    _refuse_missing(source, report["missing_keys"])
     return model.eval()
 
 
+def _refuse_missing(source: ModelSource, names: Iterable[str]) -> None:
+    """Raise where transformers filled weights that the files lack with random numbers."""
+    recorded = sorted(name for name in names if not UNRECORDED.search(name))
+    if recorded:
+        raise ModelError(
+            f"{source.name!r} lacks {len(recorded)} of the weights that its config.json calls "
+            f"for, {recorded[0]} among them; they would be random numbers"
+        )
+
+
 def _where(source: ModelSource) -> dict[str, Any]:
-    where: dict[str, Any] = {"local_files_only": source.local}
-    if source.revision:
+    where: dict[str, Any] = {"local_files_only": source.local, "trust_remote_code": False}
+    if source.revision and not source.local:
         where["revision"] = source.revision
     return where
 
@@ -258,14 +318,21 @@ def _placement(
             torch.device(device)
         except RuntimeError as error:
             raise ModelError(f"no device {device!r}; use auto, cpu, cuda, cuda:N or mps") from error
-        if device.startswith("cuda") and not torch.cuda.is_available():
-            raise ModelError(f"device {device!r} asked for, but torch sees no CUDA GPU; use auto")
+        n_gpus = torch.cuda.device_count()
+        if device.startswith("cuda") and (torch.device(device).index or 0) >= n_gpus:
+            raise ModelError(
+                f"device {device!r} asked for, but torch sees {n_gpus or 'no'} CUDA GPUs; use auto"
+            )
         if device == "mps" and not torch.backends.mps.is_available():
             raise ModelError("device 'mps' asked for, but torch sees no Metal GPU; use auto")
         return {"device_map": {"": device}}
     placement: dict[str, Any] = {"device_map": "auto"}
     if max_memory is not None:
-        placement["max_memory"] = max_memory
+        # Settings files know no integer keys, Accelerate no GPU named "0".
+        placement["max_memory"] = {
+            int(place) if str(place).isdigit() else place: most
+            for place, most in max_memory.items()
+        }
     if offload_folder is not None:
         placement["offload_folder"] = str(offload_folder)
     return placement

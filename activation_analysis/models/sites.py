@@ -7,13 +7,15 @@ The last linear layer outside it is the down-projection, whose input is the neur
 
     residual_in + attention + mlp = residual_out
 
-holds on the traced numbers. So parallel blocks, post-norms and sublayers that add the residual
-themselves need no table.
+holds on the traced numbers, to their rounding. So parallel blocks, post-norms and sublayers that
+add the residual themselves need no table. The same pass shows whether the model is causal: two
+texts that differ in their last token alone must look alike before it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import product
 from typing import TYPE_CHECKING
@@ -28,8 +30,10 @@ from activation_analysis.models.architectures import ARCHITECTURES, Architecture
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}  # of the sublayers' norm
-HALF_TOLERANCE = 5e-2
+TRACE_TOKENS = 6
+ROUNDINGS = 4  # units of rounding that a sum of three terms may be off, per element
+STRAYS = 0.01  # share of elements that may be further off (overflowed ones, say)
+SAME = 1e-5  # relative difference under which two tensors are one, beside their own rounding
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,14 @@ class BlockSites:
     taps: dict[str, Tap]
     additive: bool  # residual_in + attention + mlp = residual_out was seen to hold
     missing: dict[str, str] = field(default_factory=dict)  # site -> why it is absent
+
+
+@dataclass(frozen=True)
+class ModelSites:
+    """The taps of every block, and whether no token reads what follows it."""
+
+    blocks: list[BlockSites]
+    causal: bool
 
 
 @dataclass
@@ -89,47 +101,61 @@ def find_blocks(model: PreTrainedModel) -> list[nn.Module]:
     return list(max(stacks, key=lambda stack: sum(p.numel() for p in stack.parameters())))
 
 
-def find_sites(model: PreTrainedModel, input_ids: Sequence[int]) -> list[BlockSites]:
-    """The taps of every block, proved on one short text.
+def find_sites(model: PreTrainedModel) -> ModelSites:
+    """The taps of every block, proved on one short forward pass.
 
     Parameters
     ----------
-    model : base model or model with a head; nothing is changed and no hook stays
-    input_ids : a few token ids for the traced forward pass
+    model : base model or model with a head, dropout off; nothing is changed and no hook stays
 
     Raises
     ------
     ModelError
         If a block has no attention (a state-space model, say).
     """
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise ModelError(
+            f"an encoder-decoder ({model.config.model_type}) cannot be recorded; "
+            f"decoders and encoders with one stack of blocks can"
+        )
     blocks = find_blocks(model)
     traces: list[dict[str, _Call]] = [{} for _ in blocks]
-    handles = [
-        module.register_forward_hook(_tracer(traces[i], name), with_kwargs=True)
-        for i, block in enumerate(blocks)
-        for name, module in block.named_modules()
-    ]
-    try:
+    with ExitStack() as hooks:
+        for block, trace in zip(blocks, traces, strict=True):
+            for name, module in block.named_modules():
+                tracer = _tracer(trace, name)
+                hooks.callback(module.register_forward_hook(tracer, with_kwargs=True).remove)
         with torch.inference_mode():
-            ids = torch.tensor([list(input_ids)], device=input_device(model))
-            model.base_model(input_ids=ids, use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
+            model.base_model(input_ids=_trace_ids(model).to(input_device(model)))
     family = model.config.get_text_config().model_type
     hidden = traces[0][""].output.shape[-1]
-    return [_sites_of(trace, family, hidden) for trace in traces]
+    found = [
+        _sites_of(trace, f"{family!r}, block {i}", family, hidden) for i, trace in enumerate(traces)
+    ]
+    return ModelSites(found, causal=_is_causal(traces[-1][""].output))
+
+
+def _trace_ids(model: PreTrainedModel) -> torch.Tensor:
+    """Two rows of ids from all over the vocabulary that differ in their last token alone."""
+    step = max(model.get_input_embeddings().num_embeddings // (TRACE_TOKENS + 2), 1)
+    ids = step * torch.arange(1, TRACE_TOKENS + 2)
+    return torch.stack([ids[:-1], torch.cat([ids[:-2], ids[-1:]])])
+
+
+def _is_causal(states: torch.Tensor) -> bool:
+    first, second = states[:, :-1].double()
+    return bool((first - second).norm() <= SAME * first.norm())
 
 
 def input_device(model: PreTrainedModel) -> torch.device:
     """Where token ids go: the embedding's device, which an offloaded module names in its hook."""
     embedding = model.get_input_embeddings()
-    hook = getattr(embedding, "_hf_hook", None)
-    device = getattr(hook, "execution_device", None)
-    return torch.device(device) if device is not None else embedding.weight.device
+    if embedding.weight.device.type != "meta":
+        return embedding.weight.device
+    return torch.device(embedding._hf_hook.execution_device)
 
 
-def _tracer(trace: dict[str, _Call], name: str):
+def _tracer(trace: dict[str, _Call], name: str) -> Callable[..., None]:
     def hook(module: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
         trace[name] = _Call(
             len(trace), module, _copy(received(args, kwargs)), _copy(first_tensor(output))
@@ -143,10 +169,10 @@ def _copy(tensor: torch.Tensor | None) -> torch.Tensor | None:
     return None if tensor is None else tensor.detach().clone()
 
 
-def _sites_of(trace: dict[str, _Call], family: str, hidden: int) -> BlockSites:
+def _sites_of(trace: dict[str, _Call], place: str, family: str, hidden: int) -> BlockSites:
     if family in ARCHITECTURES:
         return _sites_of_row(trace, ARCHITECTURES[family])
-    return _sites_by_structure(trace, family, hidden)
+    return _sites_by_structure(trace, place, hidden)
 
 
 def _sites_of_row(trace: dict[str, _Call], row: Architecture) -> BlockSites:
@@ -157,55 +183,53 @@ def _sites_of_row(trace: dict[str, _Call], row: Architecture) -> BlockSites:
         "neuron": Tap(trace[row.neuron].module, reads_input=True),
         "head": Tap(trace[row.head].module, reads_input=True),
     }
-    additive = _adds_up(trace[""], trace[row.attention], trace[row.mlp])
-    return BlockSites(taps, additive)
+    strays = _strays(trace[""], trace[row.attention], trace[row.mlp])
+    return BlockSites(taps, additive=strays <= STRAYS)
 
 
-def _sites_by_structure(trace: dict[str, _Call], family: str, hidden: int) -> BlockSites:
+def _sites_by_structure(trace: dict[str, _Call], place: str, hidden: int) -> BlockSites:
     children = sorted(
         ((name, call) for name, call in trace.items() if name and "." not in name),
         key=lambda item: item[1].order,
     )
     attention = next((n for n, c in children if _is_attention(c.module)), None)
     if attention is None:
+        parts = ", ".join(type(call.module).__name__ for _, call in children)
         raise ModelError(
-            f"no attention found in the blocks of model family {family!r}, so its sites cannot be "
-            f"told apart; add a row to models/architectures.py "
-            f"(known: {', '.join(sorted(ARCHITECTURES))}), or use another model"
+            f"no attention found in model family {place} (its parts: {parts}); state-space and "
+            f"recurrent blocks cannot be recorded, and other blocks need a row in "
+            f"models/architectures.py (known: {', '.join(sorted(ARCHITECTURES))})"
         )
     linears = sorted((c.order, n) for n, c in trace.items() if _is_projection(c, hidden))
     inside = [n for _, n in linears if n.startswith(attention + ".")]
     outside = [n for _, n in linears if not n.startswith(attention + ".")]
+    out = inside[-1] if inside else None
     down = outside[-1] if outside else None
     mlp = down.split(".")[0] if down else _last_sublayer(children, attention, hidden)
 
-    attention_candidates = _candidates(children, attention, inside[-1] if inside else None)
-    mlp_candidates = _candidates(children, mlp, down)
-    chosen = next(
-        (
-            (a, m)
-            for a, m in product(attention_candidates, mlp_candidates)
-            if _adds_up(trace[""], trace[a], trace[m])
-        ),
-        None,
+    pairs = product(_candidates(children, attention, out), _candidates(children, mlp, down))
+    strays, a, m = min(
+        ((_strays(trace[""], trace[a], trace[m]), a, m) for a, m in pairs),
+        key=lambda scored: scored[0],
     )
-    # Without an identity (a norm around the sum), the projection is what enters the stream.
-    a, m = chosen or (attention_candidates[-1], mlp_candidates[-1])
+    if strays > STRAYS:
+        # No identity (a norm or a scale around the sum): the projections enter the stream.
+        a, m = out or attention, down or mlp
     taps = {
         "residual": Tap(trace[""].module),
         "attention": Tap(trace[a].module),
         "mlp": Tap(trace[m].module),
     }
     missing = {}
-    if inside:
-        taps["head"] = Tap(trace[inside[-1]].module, reads_input=True)
+    if out and _produces(trace[out], trace[attention], trace[a]):
+        taps["head"] = Tap(trace[out].module, reads_input=True)
     else:
-        missing["head"] = "attention has no output projection that is a linear layer"
-    if down and _produces(trace[down], trace[mlp], trace.get(m)):
+        missing["head"] = "no output projection yields the attention's output"
+    if down and _produces(trace[down], trace[mlp], trace[m]):
         taps["neuron"] = Tap(trace[down].module, reads_input=True)
     else:
         missing["neuron"] = "no down-projection yields the MLP's output (a mixture of experts?)"
-    return BlockSites(taps, additive=chosen is not None, missing=missing)
+    return BlockSites(taps, additive=strays <= STRAYS, missing=missing)
 
 
 def _is_attention(module: nn.Module) -> bool:
@@ -248,36 +272,40 @@ def _candidates(
     return candidates
 
 
-def _adds_up(block: _Call, attention: _Call, mlp: _Call) -> bool:
+def _strays(block: _Call, attention: _Call, mlp: _Call) -> float:
+    """The share of elements in which residual + attention + mlp is not the next residual.
+
+    Judged element by element, at the rounding of its own terms: a few massive coordinates of the
+    stream would otherwise drown the sublayers' outputs, in half precision above all.
+    """
     if block.input is None or attention.output is None or mlp.output is None:
-        return False
-    device = block.output.device
-    update = sum(c.output.to(device).double().reshape(block.input.shape) for c in (attention, mlp))
-    error = block.output.double() - block.input.to(device).double() - update
-    return bool(error.norm() <= _tolerance(block.output) * update.norm())
+        return 1.0
+    terms = [t.cpu().double() for t in (block.input, attention.output, mlp.output)]
+    if any(t.numel() != block.output.numel() for t in terms):
+        return 1.0
+    after = block.output.cpu().double()
+    terms = [t.reshape(after.shape) for t in terms]
+    size = sum(t.abs() for t in (*terms, after))
+    rounding = torch.finfo(block.output.dtype).eps
+    close = (sum(terms) - after).abs() <= ROUNDINGS * rounding * size
+    return 1.0 - float(close.double().mean())
 
 
-def _produces(down: _Call, *outputs: _Call | None) -> bool:
-    """Whether the down-projection's output is one of ``outputs``, or is only normed to one."""
-    for call in outputs:
-        if call is None or call.output is None:
-            continue
-        if call is down or (_is_norm(call.module) and _same(down.output, call.input)):
-            return True
-        if _same(down.output, call.output):
-            return True
-    return False
+def _produces(projection: _Call, *outputs: _Call) -> bool:
+    """Whether the projection's output is one of ``outputs``, or is only normed to one."""
+    return any(
+        call is projection
+        or _same(projection.output, call.output)
+        or (_is_norm(call.module) and _same(projection.output, call.input))
+        for call in outputs
+    )
 
 
 def _same(x: torch.Tensor | None, y: torch.Tensor | None) -> bool:
     if x is None or y is None or x.numel() != y.numel():
         return False
-    x, y = x.double().flatten(), y.to(x.device).double().flatten()
-    return bool((x - y).norm() <= _tolerance(x) * y.norm())
-
-
-def _tolerance(tensor: torch.Tensor) -> float:
-    return TOLERANCE.get(tensor.dtype, HALF_TOLERANCE)
+    x, y = x.cpu().double().flatten(), y.cpu().double().flatten()
+    return bool((x - y).norm() <= SAME * y.norm())
 
 
 def require_sites(found: list[BlockSites], sites: Sequence[str], layers: Sequence[int]) -> None:

@@ -47,7 +47,7 @@ class Exchangeability:
         labels = np.tile(self.label, (n, 1))
         for inside in self._strata():
             labels[:, inside] = rng.permuted(labels[:, inside], axis=1)
-        return labels[:, self.atom]
+        return np.ascontiguousarray(labels[:, self.atom])
 
     def _strata(self) -> list[np.ndarray]:
         return [self.stratum == s for s in np.unique(self.stratum)]

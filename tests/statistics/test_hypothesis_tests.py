@@ -1,0 +1,359 @@
+"""TESTS: known answers, invariants, planted effects and refusals, over the whole dictionary."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from activation_analysis.statistics.hypothesis_tests import TEST_ALIASES, TESTS, canonical_test
+from activation_analysis.statistics.moments import moments
+from activation_analysis.statistics.ranks import upper_tail
+from activation_analysis.statistics.screening import exclusion_reasons
+
+SCIPY = {
+    "student": lambda a, b: stats.ttest_ind(a, b),
+    "welch": lambda a, b: stats.ttest_ind(a, b, equal_var=False),
+    "mannwhitney": lambda a, b: stats.mannwhitneyu(a, b),
+    "paired": lambda a, b: stats.ttest_rel(a, b),
+}
+every_test = pytest.mark.parametrize("test", TESTS)
+
+
+def column(values) -> np.ndarray:
+    return np.array([float(v) for v in values])[:, None]
+
+
+def one(test, a, b):
+    """The single unit's statistic, p and df."""
+    result = TESTS[test](column(a), column(b))
+    return result.statistic[0], result.p_value[0], result.df[0]
+
+
+def groups(n_a=20, n_b=20, n_units=300, shift=0.0, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(n_a, n_units)) + shift, rng.normal(size=(n_b, n_units))
+
+
+# Known answers
+
+
+@pytest.mark.parametrize("test", ["student", "welch", "paired"])
+@pytest.mark.parametrize("case", ["pingouin_a_b", "yuen_ci", "student_sleep"])
+def test_t_tests_agree_with_r(oracle, case, test):
+    # R t.test, through pingouin's and scipy's test suites and R's documentation of `sleep`.
+    data = next(c for c in oracle("t_tests_r")["cases"] if c["id"] == case)
+    if test not in data:
+        pytest.skip(f"R printed no {test} test for {case}")
+    t, p, df = one(test, data.get("a", data.get("g1")), data.get("b", data.get("g2")))
+    expected = data[test]
+    printed = 1e-4 if case == "student_sleep" else 1e-5  # R prints sleep to four decimals
+    assert t == pytest.approx(expected["t"], abs=printed / 1.9)
+    assert p == pytest.approx(expected["p2"], abs=1e-5 / 1.9)
+    assert df == pytest.approx(expected["df"], abs=1e-3 / 1.9)
+
+
+def test_sleep_agrees_to_full_precision(oracle):
+    # R datasets::sleep (Student 1908), recomputed in full precision.
+    data = next(c for c in oracle("t_tests_r")["cases"] if c["id"] == "student_sleep")
+    full = data["recomputed_full_precision"]
+    t, p, df = one("welch", data["g1"], data["g2"])
+    assert [t, p, df] == pytest.approx(
+        [full["welch_t"], full["welch_p"], full["welch_df"]], rel=1e-12
+    )
+    assert one("student", data["g1"], data["g2"])[1] == pytest.approx(full["student_p"], rel=1e-12)
+    assert one("paired", data["g1"], data["g2"])[:2] == pytest.approx(
+        (full["paired_t"], full["paired_p"]), rel=1e-12
+    )
+
+
+def test_welch_on_tiny_groups_agrees_with_r(oracle):
+    # R t.test, in scipy's TestTTestIndMore.
+    data = next(c for c in oracle("t_tests_r")["cases"] if c["id"] == "scipy_welch_small")
+    for case in data["cases"]:
+        t, p, _ = one("welch", case["a"], case["b"])
+        assert (t, p) == pytest.approx((case["welch_t"], case["welch_p"]), rel=1e-12)
+
+
+def test_t_tests_of_linspace_agree_with_scipys_reference(oracle):
+    # scipy test_stats.py TestTTestInd.
+    data = next(c for c in oracle("t_tests_r")["cases"] if c["id"] == "scipy_linspace")
+    a, b, short = np.linspace(5, 105, 100), np.linspace(1, 100, 100), np.linspace(1, 100, 25)
+    assert one("student", a, b)[:2] == pytest.approx((data["student_t"], data["student_p"]))
+    assert one("welch", a, b)[1] == pytest.approx(data["welch_p"], rel=1e-12)
+    assert one("welch", a, short)[:2] == pytest.approx(
+        (data["welch_t_short"], data["welch_p_short"]), rel=1e-12
+    )
+
+
+def test_student_t_squared_is_nists_f(oracle):
+    # NIST StRD one-way ANOVA, AtmWtAg: seven constant leading digits, two groups.
+    data = oracle("nist_anova")["datasets"]["AtmWtAg"]
+    a, b = (np.repeat(*np.array(group).T.tolist()) for group in _counted(data["groups"]))
+    t, _, df = one("student", a, b)
+    # The certified digits assume decimal data; doubles near 107.868 hold them to about 1e-8.
+    assert t**2 == pytest.approx(data["F"], rel=1e-7)
+    assert df == data["df_within"]
+
+
+def _counted(groups):
+    return [[[value, int(count)] for value, count in group] for group in groups]
+
+
+@pytest.mark.parametrize("dataset", ["SmLs01", "SmLs04", "SmLs05", "SmLs07", "SmLs08"])
+def test_moments_reproduce_nists_sum_of_squares(oracle, dataset):
+    # NIST StRD one-way ANOVA with up to 13 constant leading digits: within-group sum of squares.
+    data = oracle("nist_anova")["datasets"][dataset]
+    within = 0.0
+    for group in data["groups"]:
+        values, counts = np.array(group).T
+        within += moments(np.repeat(values, counts.astype(int))[:, None]).sum_squares[0]
+    # At 1e12 a double resolves 1e-4, which is what scipy's test allows as well.
+    assert within == pytest.approx(
+        data["ss_within"],
+        rel=1e-8 if data["F"] and "07" not in dataset and "08" not in dataset else 1e-3,
+    )
+
+
+def test_moments_reproduce_nists_numerical_accuracy_sets(oracle):
+    # NIST StRD univariate summary statistics NumAcc1-4.
+    alternating = np.tile([-0.1, 0.1], 500)
+    for data in oracle("nist_univariate_numacc")["datasets"]:
+        x = data.get("data") or np.append(data["mean"], data["mean"] + alternating)
+        found = moments(np.asarray(x, dtype=float)[:, None])
+        assert found.mean[0] == pytest.approx(data["mean"], rel=1e-14), data["name"]
+        # NumAcc4's own values carry 2e-9 of rounding at 1e7.
+        assert np.sqrt(found.variance[0]) == pytest.approx(data["sd"], rel=1e-7), data["name"]
+
+
+def test_mann_whitney_agrees_with_r(oracle):
+    # R wilcox.test, in scipy's TestMannWhitneyU.
+    data = oracle("mann_whitney_r")
+    basic, gh9184, example = data["basic"], data["gh9184"], data["doc_example"]
+    assert one("mannwhitney", basic["x"], basic["y"])[:2] == pytest.approx(
+        (basic["U"], basic["exact"]["two-sided"]), rel=1e-12
+    )
+    assert one("mannwhitney", gh9184["x"], gh9184["y"])[:2] == pytest.approx(
+        (gh9184["U"], gh9184["exact"]["two-sided"]), rel=1e-12
+    )
+    assert one("mannwhitney", example["males"], example["females"])[:2] == pytest.approx(
+        (example["U_males"], example["exact_two_sided"]), rel=1e-12
+    )
+
+
+def test_mann_whitney_with_ties_agrees_with_r(oracle):
+    # R wilcox.test(exact = FALSE, correct = TRUE), in scipy's TestMannWhitneyU.
+    data = oracle("mann_whitney_r")
+    for case in data["inf_and_ties_asymptotic_cc_two_sided"]:
+        assert one("mannwhitney", case["x"], case["y"])[:2] == pytest.approx(
+            (case["U"], case["p"]), rel=1e-11
+        )
+    tied = data["tie_correct_asymptotic_two_sided"]
+    y = np.array([1.0, 2, 3, 4, 5])
+    rows = (y + np.array(s) * 0.01 for s in ([0, -1, 0, -1, 0], [0] * 5, [0, 1, 0, 1, 0]))
+    for row, k in zip(rows, (1, 3, 5), strict=True):
+        assert one("mannwhitney", tied["x"], row)[:2] == pytest.approx(
+            (tied["U"][k], tied["p"][k]), rel=1e-11
+        )
+    middle = data["U_equals_mean"][2]
+    assert one("mannwhitney", middle["x"], middle["y"])[:2] == (middle["U"], middle["two-sided"])
+
+
+def test_exact_u_distribution_agrees_with_mann_and_whitneys_tables(oracle):
+    # Mann & Whitney (1947), tables of P(U <= u), printed to three decimals.
+    for n, table in oracle("mann_whitney_r")["exact_cdf_tables_mann_whitney_1947"].items():
+        for m, cdf in table.items():
+            tail = upper_tail(int(m), int(n[1:]))
+            assert tail[::-1][: len(cdf)] == pytest.approx(cdf, abs=0.0006)
+
+
+@pytest.mark.parametrize("sizes", [(5, 5), (8, 8), (60, 60), (30, 30)])
+@every_test
+def test_every_test_agrees_with_scipy(test, sizes):
+    a, b = groups(*sizes, shift=np.linspace(-4, 4, 300))
+    found, expected = TESTS[test](a, b), SCIPY[test](a, b)
+    np.testing.assert_allclose(found.statistic, expected.statistic, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(found.p_value, expected.pvalue, rtol=1e-10, atol=0)
+    if test != "mannwhitney":
+        np.testing.assert_allclose(found.df, np.broadcast_to(expected.df, 300), rtol=1e-10)
+
+
+@pytest.mark.parametrize("test", ["student", "welch", "mannwhitney"])
+@pytest.mark.parametrize("sizes", [(3, 9), (8, 40), (9, 40), (40, 8), (25, 60)])
+def test_unequal_groups_agree_with_scipy(test, sizes):
+    a, b = groups(*sizes, shift=0.3)
+    found, expected = TESTS[test](a, b), SCIPY[test](a, b)
+    np.testing.assert_allclose(found.statistic, expected.statistic, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(found.p_value, expected.pvalue, rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("decimals", [0, 1])
+def test_mann_whitney_with_ties_agrees_with_scipy_unit_by_unit(decimals):
+    a, b = groups(7, 12, shift=0.5)
+    a, b = a.round(decimals), b.round(decimals)
+    found = TESTS["mannwhitney"](a, b)
+    # scipy's method="auto" lets one tied unit switch all, so it is asked for one at a time.
+    expected = [stats.mannwhitneyu(a[:, j], b[:, j]) for j in range(a.shape[1])]
+    np.testing.assert_array_equal(found.statistic, [e.statistic for e in expected])
+    np.testing.assert_allclose(found.p_value, [e.pvalue for e in expected], rtol=1e-10)
+
+
+@pytest.mark.parametrize("test", ["student", "welch", "paired"])
+def test_tiny_p_values_are_not_rounded_to_zero(test):
+    a, b = groups(60, 60, n_units=5, shift=10.0)
+    p = TESTS[test](a, b).p_value
+    assert np.all((p > 0) & (p < 1e-40))
+
+
+# Invariants
+
+
+@every_test
+def test_float32_with_a_large_offset_loses_nothing(test):
+    a, b = (x.astype(np.float32) + np.float32(1e4) for x in groups(shift=0.5))
+    found, expected = TESTS[test](a, b), SCIPY[test](a.astype(float), b.astype(float))
+    np.testing.assert_allclose(found.statistic, expected.statistic, rtol=1e-9)
+
+
+@every_test
+def test_null_p_values_are_uniform(test):
+    a, b = groups(25, 25, n_units=20_000)
+    p = TESTS[test](a, b).p_value
+    # U of 25 + 25 prompts has some 600 steps; the KS distance of so fine a grid is below this.
+    assert stats.kstest(p, "uniform").statistic < 0.015
+
+
+@every_test
+def test_swapped_groups_flip_the_sign_and_keep_p(test):
+    a, b = groups(shift=0.4)
+    there, back = TESTS[test](a, b), TESTS[test](b, a)
+    middle = len(a) * len(b) / 2 if test == "mannwhitney" else 0.0
+    np.testing.assert_array_equal(there.statistic - middle, middle - back.statistic)
+    np.testing.assert_allclose(there.p_value, back.p_value, rtol=1e-13)
+
+
+@every_test
+def test_shift_and_scale_change_nothing(test):
+    a, b = groups(shift=0.4)
+    plain, moved = TESTS[test](a, b), TESTS[test](a * 4 - 8, b * 4 - 8)
+    np.testing.assert_allclose(moved.p_value, plain.p_value, rtol=1e-9)
+
+
+@every_test
+@pytest.mark.parametrize("bad", [np.nan, "constant"])
+def test_a_bad_unit_leaves_every_other_number_bit_identical(test, bad):
+    a, b = groups()
+    clean = TESTS[test](a, b)
+    a, b = a.copy(), b.copy()
+    if bad == "constant":
+        a[:, 7], b[:, 7] = 0.1, 0.3
+    else:
+        b[3, 7] = bad
+    found = TESTS[test](a, b)
+    others = np.arange(300) != 7
+    for name in ("statistic", "p_value", "df"):
+        assert np.isnan(getattr(found, name)[7])
+        np.testing.assert_array_equal(getattr(found, name)[others], getattr(clean, name)[others])
+
+
+@every_test
+def test_memory_layout_changes_nothing(test):
+    a, b = groups()
+    plain, other = TESTS[test](a, b), TESTS[test](np.asfortranarray(a), b[::-1][::-1])
+    np.testing.assert_array_equal(plain.statistic, other.statistic)
+
+
+@every_test
+def test_inputs_are_left_untouched(test):
+    a, b = groups()
+    before = a.copy(), b.copy()
+    TESTS[test](a, b)
+    np.testing.assert_array_equal(a, before[0])
+    np.testing.assert_array_equal(b, before[1])
+
+
+@pytest.mark.parametrize("test", ["student", "welch", "paired"])
+def test_an_infinite_value_makes_a_t_test_undefined(test):
+    a, b = groups(n_units=3)
+    a[0, 1] = np.inf
+    p = TESTS[test](a, b).p_value
+    np.testing.assert_array_equal(np.isnan(p), [False, True, False])
+
+
+def test_degenerate_units_are_undefined_rather_than_certain(oracle):
+    # scipy calls two different constants t = -inf, p = 0 (with a warning).
+    for case in oracle("t_tests_r")["degenerate"]:
+        for test in TESTS:
+            statistic, p, _ = one(test, case["a"], case["b"])
+            assert np.isnan(statistic)
+            assert np.isnan(p)
+
+
+def test_no_units_make_no_numbers():
+    for test in TESTS.values():
+        assert test(np.empty((3, 0)), np.empty((3, 0))).p_value.shape == (0,)
+
+
+# Planted effects
+
+
+@every_test
+def test_a_planted_effect_is_found(test):
+    a, b = groups(30, 30)
+    a[:, 42] += 3.0
+    result = TESTS[test](a, b)
+    assert np.argmin(result.p_value) == 42
+    assert np.argmax(result.statistic) == 42
+
+
+def test_pairs_reveal_what_groups_hide():
+    rng = np.random.default_rng(1)
+    item = rng.normal(scale=10, size=(20, 50))
+    a, b = item + 0.5 + rng.normal(scale=0.2, size=(20, 50)), item
+    assert np.all(TESTS["paired"](a, b).p_value < 1e-5)
+    assert np.all(TESTS["student"](a, b).p_value > 0.3)
+
+
+# Screening
+
+
+def test_screening_names_the_reason():
+    a, b = groups(n_units=7)
+    a[0, 1], b[2, 2] = np.nan, -np.inf
+    a[0, 3], b[0, 3] = np.inf, np.nan
+    a[:, 4], b[:, 4] = 0.1, 0.1
+    a[:, 5], b[:, 5] = 0.1, 0.3
+    a[:, 6] = 0.1
+    expected = ["", "nan", "inf", "nan", "constant", "constant", ""]
+    assert exclusion_reasons(a, b).tolist() == expected
+    assert exclusion_reasons(a.astype(np.float32), b.astype(np.float32)).tolist() == expected
+
+
+# Refusals
+
+
+@every_test
+@pytest.mark.parametrize(
+    ("a", "b", "message"),
+    [
+        (np.zeros(5), np.zeros((5, 1)), "expected \\(n_prompts, n_units\\)"),
+        (np.zeros((5, 1, 2)), np.zeros((5, 1)), "first group has shape"),
+        (np.zeros((5, 2)), np.zeros((5, 3)), "2 and 3 units"),
+        (np.zeros((1, 2)), np.zeros((5, 2)), "first group has 1 prompt"),
+        (np.zeros((5, 2)), np.zeros((0, 2)), "second group has 0 prompt"),
+        (np.full((5, 2), "x"), np.zeros((5, 2)), "expected real numbers"),
+    ],
+)
+def test_unusable_groups_are_refused(test, a, b, message):
+    with pytest.raises(ValueError, match=message):
+        TESTS[test](a, b)
+
+
+def test_paired_refuses_unequal_groups():
+    with pytest.raises(ValueError, match="received 5 and 4 prompts; align"):
+        TESTS["paired"](np.zeros((5, 2)), np.zeros((4, 2)))
+
+
+def test_names_resolve_and_unknown_ones_are_refused():
+    assert {canonical_test(alias) for alias in TEST_ALIASES} <= set(TESTS)
+    assert canonical_test("ttest") == "student"
+    with pytest.raises(ValueError, match="no test 'anova'; known: student, welch"):
+        canonical_test("anova")
