@@ -5,29 +5,36 @@
     <folder>/capture.json           prompts, token counts, position, model, details
     <folder>/manifest.json          SHA-256 of every file above; a folder without it is unfinished
 
-Nothing is ever unpickled. A damaged file is named, not read.
+A saved experiment is a folder of such folders, one per condition, and ``conditions.json``, which
+says what is where; replacing that one file replaces the experiment. Both JSON indexes carry a
+checksum of themselves. Nothing is ever unpickled. A damaged file is named, not read.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from activation_analysis.activations import Activations
+from activation_analysis.activations import SITES, Activations
 from activation_analysis.errors import StoreError
 from activation_analysis.workspace import runs_folder
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 CAPTURE = "capture.json"
+CONDITIONS = "conditions.json"
+CHECKSUM = "checksum"  # of the JSON file that holds it, without this entry
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -46,7 +53,8 @@ class DataStore:
     ) -> Path:
         """Write the recordings of an experiment, one per condition, and return their folder.
 
-        A capture of the same name is replaced, once the new one is complete on disk.
+        A capture of the same name is replaced at one stroke, once the new one is complete on
+        disk: a reader finds the old one or the new one, whole.
 
         Parameters
         ----------
@@ -57,26 +65,33 @@ class DataStore:
         Raises
         ------
         StoreError
-            If the name could leave the store, or a value is not a recording.
+            If the name could leave the store, a value is not a recording, or the disk is full.
         """
         folder = _named_folder(name, root)
-        for condition, activations in data.items():
-            if not isinstance(activations, Activations):
-                raise StoreError(
-                    f"condition {condition!r} is a {type(activations).__name__}; save what "
-                    f"ActivationCapture.capture_batch returned (an Activations)"
-                )
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
-        try:
+        _refuse_unstorable(data)
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder):
             # Numbered folders: a condition's name is text, never a path.
-            for i, activations in enumerate(data.values()):
-                write_activations(partial / f"{i:02d}", activations)
-            write_json(partial / "conditions.json", {"conditions": list(data)})
-            shutil.rmtree(folder, ignore_errors=True)
-            os.replace(partial, folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            stamp = secrets.token_hex(4)
+            places = [f"{stamp}-{i:02d}" for i in range(len(data))]
+            try:
+                for place, activations in zip(places, data.values(), strict=True):
+                    write_activations(folder / place, activations)
+                listed = [
+                    {"condition": c, "folder": p, "manifest": _sha256(folder / p / MANIFEST)}
+                    for c, p in zip(data, places, strict=True)
+                ]
+                _write_checked(folder / CONDITIONS, {"format": FORMAT, "conditions": listed})
+            except OSError as error:
+                _remove(folder, lambda child: child in places)
+                needed = sum(
+                    v.nbytes for a in data.values() for ls in a.values.values() for v in ls.values()
+                )
+                raise StoreError(
+                    f"cannot save {name!r} in {folder.parent}: {error}; "
+                    f"it takes {needed / 1e6:.0f} MB, and what was saved before is untouched"
+                ) from error
+            _remove(folder, lambda child: child not in places)
         return folder
 
     @staticmethod
@@ -91,24 +106,64 @@ class DataStore:
             If there is no such capture (the known names are listed), or a file is damaged.
         """
         folder = _named_folder(name, root)
-        listing = folder / "conditions.json"
-        if not listing.is_file():
-            known = sorted(f.parent.name for f in folder.parent.glob("*/conditions.json"))
+        if not (folder / CONDITIONS).is_file():
+            known = sorted(f.parent.name for f in folder.parent.glob(f"*/{CONDITIONS}"))
             raise StoreError(
                 f"no saved experiment {name!r} in {folder.parent}; "
                 f"known: {', '.join(known) or 'none yet'}"
             )
-        conditions = json.loads(listing.read_text(encoding="utf-8"))["conditions"]
-        return {c: read_activations(folder / f"{i:02d}") for i, c in enumerate(conditions)}
+        with _locked(folder, shared=True):
+            listed = _read_checked(folder / CONDITIONS).get("conditions", [])
+            for entry in listed:
+                manifest = folder / entry["folder"] / MANIFEST
+                if not SAFE_NAME.fullmatch(entry["folder"]) or manifest.parent.is_symlink():
+                    raise StoreError(f"{folder / CONDITIONS} names a folder outside of {folder}")
+                if not manifest.is_file() or _sha256(manifest) != entry["manifest"]:
+                    raise StoreError(
+                        f"{manifest} is missing or its bytes changed since it was written; "
+                        f"record the capture again"
+                    )
+            return {e["condition"]: read_activations(folder / e["folder"]) for e in listed}
 
 
 def _named_folder(name: str, root: str | os.PathLike[str] | None) -> Path:
-    if not SAFE_NAME.fullmatch(name):
+    if not isinstance(name, str) or not SAFE_NAME.fullmatch(name):
         raise StoreError(
             f"{name!r} cannot name a saved experiment; use up to 100 letters, digits, "
             f"'.', '_' and '-', starting with a letter or digit"
         )
-    return (Path(root) if root is not None else runs_folder() / "store") / name
+    folder = (Path(root) if root is not None else runs_folder() / "store") / name
+    if folder.is_symlink():
+        raise StoreError(f"{folder} is a symbolic link; saved experiments stay in {folder.parent}")
+    return folder
+
+
+def _refuse_unstorable(data: Mapping[str, Activations]) -> None:
+    for condition, activations in data.items():
+        if not isinstance(condition, str):
+            raise StoreError(f"condition {condition!r} is a {type(condition).__name__}, not text")
+        if not isinstance(activations, Activations):
+            raise StoreError(
+                f"condition {condition!r} is a {type(activations).__name__}; save what "
+                f"ActivationCapture.capture_batch returned (an Activations)"
+            )
+
+
+@contextmanager
+def _locked(folder: Path, *, shared: bool = False) -> Iterator[None]:
+    """One writer or any number of readers at a time, on this machine."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _remove(folder: Path, is_unwanted: Callable[[str], bool]) -> None:
+    for child in folder.iterdir():
+        if child.is_dir() and is_unwanted(child.name):
+            shutil.rmtree(child, ignore_errors=True)
 
 
 def write_activations(folder: Path, activations: Activations) -> None:
@@ -118,7 +173,9 @@ def write_activations(folder: Path, activations: Activations) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for site, layers in activations.values.items():
         tensors = {f"layer_{k:03d}": np.ascontiguousarray(v) for k, v in layers.items()}
-        save_file(tensors, folder / f"{site}.safetensors", metadata={"site": site})
+        file = folder / f"{site}.safetensors"
+        save_file(tensors, file, metadata={"site": site})
+        _flush(file)
     write_json(
         folder / CAPTURE,
         {
@@ -145,7 +202,9 @@ def read_activations(folder: Path) -> Activations:
     """
     from safetensors.numpy import load_file
 
-    check_manifest(folder)
+    listed = check_manifest(folder)
+    if CAPTURE not in listed:
+        raise StoreError(f"{folder} holds no recording: its {MANIFEST} lists no {CAPTURE}")
     capture = json.loads((folder / CAPTURE).read_text(encoding="utf-8"))
     if capture["format"] != FORMAT:
         raise StoreError(
@@ -154,6 +213,8 @@ def read_activations(folder: Path) -> Activations:
         )
     values = {}
     for site in capture["sites"]:
+        if site not in SITES or f"{site}.safetensors" not in listed:
+            raise StoreError(f"{folder / CAPTURE} names the site {site!r}, which was not stored")
         tensors = load_file(folder / f"{site}.safetensors")
         values[site] = {int(n.removeprefix("layer_")): t for n, t in sorted(tensors.items())}
     return Activations(
@@ -177,21 +238,23 @@ def write_manifest(folder: Path, extra: Mapping[str, object] | None = None) -> P
         for file in sorted(folder.rglob("*"))
         if file.is_file() and file != folder / MANIFEST
     }
-    write_json(folder / MANIFEST, {**(extra or {}), "files": files})
+    _write_checked(folder / MANIFEST, {**(extra or {}), "files": files})
     return folder / MANIFEST
 
 
-def check_manifest(folder: Path) -> None:
-    """Raise a StoreError that names each file that is not as the manifest says."""
-    manifest = folder / MANIFEST
-    if not manifest.is_file():
+def check_manifest(folder: Path) -> Mapping[str, object]:
+    """What the manifest lists, by file name.
+
+    Raises
+    ------
+    StoreError
+        If the manifest is missing or damaged, or a file is not as it says; each is named.
+    """
+    if not (folder / MANIFEST).is_file():
         raise StoreError(f"{folder} holds no {MANIFEST}: the capture is missing or unfinished")
-    try:
-        listed = json.loads(manifest.read_text(encoding="utf-8"))["files"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{manifest} is damaged ({error}); record the capture again") from error
+    files = _read_checked(folder / MANIFEST).get("files", {})
     problems = []
-    for name, stated in listed.items():
+    for name, stated in files.items():
         file = folder / name
         if not file.resolve().is_relative_to(folder.resolve()):
             problems.append(f"{name}: leaves the folder")
@@ -204,16 +267,47 @@ def check_manifest(folder: Path) -> None:
             problems.append(f"{name}: its bytes changed since it was written (SHA-256 differs)")
     if problems:
         raise StoreError(f"damaged capture in {folder}:\n" + "\n".join(problems))
+    return files
 
 
 def write_json(file: Path, content: Mapping[str, object]) -> None:
     """Write JSON through a temporary file, so that a reader never sees half of it."""
     partial = file.with_name(file.name + ".partial")
-    with partial.open("w", encoding="utf-8") as stream:
-        json.dump(content, stream, ensure_ascii=False, indent=1)
+    with partial.open("wb") as stream:
+        stream.write(_dumped(content))
         stream.flush()
         os.fsync(stream.fileno())
     os.replace(partial, file)
+
+
+def _dumped(content: Mapping[str, object]) -> bytes:
+    return json.dumps(content, ensure_ascii=False, indent=1).encode()
+
+
+def _write_checked(file: Path, content: Mapping[str, object]) -> None:
+    write_json(file, {**content, CHECKSUM: hashlib.sha256(_dumped(content)).hexdigest()})
+
+
+def _read_checked(file: Path) -> dict[str, Any]:
+    """What `_write_checked` wrote, or a StoreError if one byte of it is another."""
+    found = file.read_bytes()
+    try:
+        content = json.loads(found)
+        stated = content.pop(CHECKSUM)
+        whole = _dumped({**content, CHECKSUM: hashlib.sha256(_dumped(content)).hexdigest()})
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise StoreError(f"{file} is damaged ({error}); record the capture again") from error
+    if found != whole:
+        raise StoreError(
+            f"{file} is damaged (its checksum is {stated}, but its bytes say another); "
+            f"record the capture again"
+        )
+    return content
+
+
+def _flush(file: Path) -> None:
+    with file.open("rb") as stream:
+        os.fsync(stream.fileno())
 
 
 def _sha256(file: Path) -> str:

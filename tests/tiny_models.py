@@ -7,7 +7,7 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-HIDDEN, HEADS, LAYERS, INNER, CONTEXT = 24, 4, 3, 40, 96
+HIDDEN, HEADS, LAYERS, INNER, CONTEXT = 32, 4, 3, 48, 96
 VOCABULARY = 320
 
 SENTENCES = (
@@ -86,7 +86,13 @@ ENCODERS: dict[str, tuple[str, dict]] = {
     ),
     "modernbert": (
         "ModernBertConfig",
-        {**_COMMON, "local_attention": 4, "global_attn_every_n_layers": 2},
+        {
+            **_COMMON,
+            "local_attention": 4,
+            "global_attn_every_n_layers": 2,
+            "cls_token_id": 1,
+            "sep_token_id": 2,
+        },
     ),
 }
 FAMILIES = {**DECODERS, **ENCODERS}
@@ -116,8 +122,13 @@ def tiny_model(family: str, seed: int = 0) -> PreTrainedModel:
     return model
 
 
-def tiny_tokenizer(*, bos: bool = True, padding_side: str = "right") -> PreTrainedTokenizerFast:
-    """Byte-level BPE of `VOCABULARY` ids: every text has tokens and comes back as it was."""
+def tiny_tokenizer(
+    *, template: str = "<bos> $A", padding_side: str = "right"
+) -> PreTrainedTokenizerFast:
+    """Byte-level BPE of `VOCABULARY` ids: every text has tokens and comes back as it was.
+
+    ``template`` says which special tokens every text gets, as in "<bos> $A <eos>" or "$A".
+    """
     special = ["<pad>", "<bos>", "<eos>", "<|im_end|>"]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -129,10 +140,9 @@ def tiny_tokenizer(*, bos: bool = True, padding_side: str = "right") -> PreTrain
         show_progress=False,
     )
     tokenizer.train_from_iterator(SENTENCES, trainer)
-    if bos:
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single="<bos> $A", special_tokens=[("<bos>", 1)]
-        )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=template, special_tokens=[("<bos>", 1), ("<eos>", 2)]
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<pad>",
@@ -141,3 +151,9 @@ def tiny_tokenizer(*, bos: bool = True, padding_side: str = "right") -> PreTrain
         extra_special_tokens=["<|im_end|>"],
         padding_side=padding_side,
     )
+
+
+def n_hooks(model: torch.nn.Module) -> int:
+    """Every hook of every module, of any kind."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return sum(len(getattr(module, kind)) for module in model.modules() for kind in kinds)

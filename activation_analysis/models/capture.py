@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import time
 from collections.abc import Sequence
@@ -43,6 +42,7 @@ from activation_analysis.models.sites import (
     Tap,
     find_sites,
     input_device,
+    read,
     require_sites,
 )
 from activation_analysis.models.tokenizing import Tokens, context_length, tokenize
@@ -123,6 +123,9 @@ class ActivationCapture:
                     max_memory=max_memory,
                     offload_folder=offload_folder,
                 )
+            if not self.source.local:
+                # Downloaded by now: the copy in the cache tells the weights' digest.
+                self.source = resolve(self.source.name, revision=self.source.revision or None)
         self.tokenizer = tokenizer
         self._found: ModelSites | None = None
         self.last_time = CaptureTime(0.0, 0.0)
@@ -201,7 +204,7 @@ class ActivationCapture:
                 ids, mask, rows = _padded(tokens, batch)
                 recorder.expect(rows)
                 started = time.perf_counter()
-                self._forward(ids, mask)
+                read(self.model, ids, None if self.is_causal else mask)
                 heard_here = recorder.take()
                 forward += time.perf_counter() - started
                 for address, heard in heard_here.items():
@@ -258,10 +261,10 @@ class ActivationCapture:
         self._check_continuation(prompt_ids, max_new_tokens)
         with torch.inference_mode(), evaluating(self.model):
             ids = prompt_ids + self._continuation(prompt_ids, max_new_tokens)
-            everything = np.ones((1, len(ids)), dtype=bool)
+            everything = torch.ones(1, len(ids), dtype=torch.bool)
             with recording(taps, every_token) as recorder:
-                recorder.expect(TokenRows.of(torch.from_numpy(everything)))
-                self._forward(np.array([ids]), everything)
+                recorder.expect(TokenRows.of(everything))
+                read(self.model, torch.tensor([ids]), None if self.is_causal else everything)
                 values = {address: heard[0].numpy() for address, heard in recorder.take().items()}
         return TokenActivations(
             text=text,
@@ -315,15 +318,6 @@ class ActivationCapture:
             )
         return sorted({k % self.n_layers for k in layers})
 
-    def _forward(self, ids: np.ndarray, mask: np.ndarray) -> None:
-        device = input_device(self.model)
-        inputs = {"input_ids": torch.from_numpy(ids).to(device)}
-        if not self.is_causal:
-            inputs["attention_mask"] = torch.from_numpy(mask).to(device, torch.long)
-        if "use_cache" in inspect.signature(self.model.base_model.forward).parameters:
-            inputs["use_cache"] = False
-        self.model.base_model(**inputs)
-
     def _check_continuation(self, prompt_ids: list[int], max_new_tokens: int) -> None:
         if max_new_tokens < 0:
             raise ModelError(f"max_new_tokens={max_new_tokens}; use 0 (the prompt alone) or more")
@@ -368,10 +362,11 @@ def _canonical_sites(names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(canonical_site(name) for name in names))
 
 
-def _padded(tokens: Tokens, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray, TokenRows]:
+def _padded(tokens: Tokens, batch: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, TokenRows]:
     ids, mask = pad_right([tokens.ids[i] for i in batch])
     counted, _ = pad_right([tokens.counted[i] for i in batch])
-    return ids, mask, TokenRows.of(torch.from_numpy(counted.astype(bool) & mask))
+    rows = TokenRows.of(torch.from_numpy(counted.astype(bool) & mask))
+    return torch.from_numpy(ids), torch.from_numpy(mask), rows
 
 
 def _by_site(

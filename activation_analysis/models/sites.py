@@ -14,6 +14,7 @@ texts that differ in their last token alone must look alike before it.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -126,13 +127,38 @@ def find_sites(model: PreTrainedModel) -> ModelSites:
                 tracer = _tracer(trace, name)
                 hooks.callback(module.register_forward_hook(tracer, with_kwargs=True).remove)
         with torch.inference_mode():
-            model.base_model(input_ids=_trace_ids(model).to(input_device(model)))
+            ids = _trace_ids(model)
+            read(model, ids)
     family = model.config.get_text_config().model_type
-    hidden = traces[0][""].output.shape[-1]
-    found = [
-        _sites_of(trace, f"{family!r}, block {i}", family, hidden) for i, trace in enumerate(traces)
-    ]
+    for i, trace in enumerate(traces):
+        _refuse_layout(trace.get(""), f"{family!r}, block {i}", ids.shape)
+    found = [_sites_of(trace, family, i) for i, trace in enumerate(traces)]
     return ModelSites(found, causal=_is_causal(traces[-1][""].output))
+
+
+def read(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor | None = None) -> None:
+    """One forward pass through the blocks alone: no language-model head, no cache.
+
+    ``ids`` and the attention ``mask``, if there is one, are (n_rows, n_places).
+    """
+    device = input_device(model)
+    inputs: dict[str, object] = {"input_ids": ids.to(device)}
+    if mask is not None:
+        inputs["attention_mask"] = mask.to(device, torch.long)
+    if "use_cache" in inspect.signature(model.base_model.forward).parameters:
+        inputs["use_cache"] = False
+    model.base_model(**inputs)
+
+
+def _refuse_layout(block: _Call | None, place: str, expected: torch.Size) -> None:
+    """Raise unless the block ran and carries (rows, tokens, width)."""
+    states = None if block is None else block.output
+    shape = None if states is None else tuple(states.shape)
+    if shape is None or len(shape) != 3 or shape[:2] != expected:
+        raise ModelError(
+            f"model family {place} yields {shape or 'no tensor'} for {tuple(expected)} tokens; "
+            f"blocks that carry (rows, tokens, width) can be recorded"
+        )
 
 
 def _trace_ids(model: PreTrainedModel) -> torch.Tensor:
@@ -169,10 +195,10 @@ def _copy(tensor: torch.Tensor | None) -> torch.Tensor | None:
     return None if tensor is None else tensor.detach().clone()
 
 
-def _sites_of(trace: dict[str, _Call], place: str, family: str, hidden: int) -> BlockSites:
+def _sites_of(trace: dict[str, _Call], family: str, layer: int) -> BlockSites:
     if family in ARCHITECTURES:
         return _sites_of_row(trace, ARCHITECTURES[family])
-    return _sites_by_structure(trace, place, hidden)
+    return _sites_by_structure(trace, f"{family!r}, block {layer}")
 
 
 def _sites_of_row(trace: dict[str, _Call], row: Architecture) -> BlockSites:
@@ -187,7 +213,8 @@ def _sites_of_row(trace: dict[str, _Call], row: Architecture) -> BlockSites:
     return BlockSites(taps, additive=strays <= STRAYS)
 
 
-def _sites_by_structure(trace: dict[str, _Call], place: str, hidden: int) -> BlockSites:
+def _sites_by_structure(trace: dict[str, _Call], place: str) -> BlockSites:
+    hidden = trace[""].output.shape[-1]
     children = sorted(
         ((name, call) for name, call in trace.items() if name and "." not in name),
         key=lambda item: item[1].order,

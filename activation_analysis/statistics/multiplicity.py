@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-
-CONTROLS = {  # our name -> statsmodels' name
-    "fdr_bh": "fdr_bh",
-    "fdr_by": "fdr_by",
-    "bonferroni": "bonferroni",
-    "holm": "holm",
-}
 
 
 @dataclass(frozen=True)
@@ -78,11 +72,38 @@ def adjust(p: np.ndarray, control: str = "fdr_bh", alpha: float = 0.05) -> Adjus
             f"give p-values, not statistics or -log10(p)"
         )
     p_adjusted = np.full(p.shape, np.nan)
-    if family.size:
-        # Imported here: statsmodels takes over a second to load.
-        from statsmodels.stats.multitest import multipletests
-
-        p_adjusted[in_family] = multipletests(family, alpha=alpha, method=CONTROLS[control])[1]
+    order = np.argsort(family, kind="stable")
+    adjusted = np.empty_like(family)
+    adjusted[order] = np.minimum(CONTROLS[control](family[order]), 1.0)
+    p_adjusted[in_family] = adjusted
     rejected = np.zeros(p.shape, dtype=bool)
-    rejected[in_family] = p_adjusted[in_family] <= alpha
+    rejected[in_family] = adjusted <= alpha
     return Adjusted(rejected, p_adjusted, control, alpha, int(family.size))
+
+
+# Each takes p ascending, (m,), and returns it adjusted in that order, not yet cut at 1.
+
+
+def _bonferroni(p: np.ndarray) -> np.ndarray:
+    return len(p) * p
+
+
+def _holm(p: np.ndarray) -> np.ndarray:
+    return np.maximum.accumulate(np.arange(len(p), 0, -1) * p)
+
+
+def _benjamini_hochberg(p: np.ndarray) -> np.ndarray:
+    scaled = len(p) / np.arange(1, len(p) + 1) * p
+    return np.minimum.accumulate(scaled[::-1])[::-1]
+
+
+def _benjamini_yekutieli(p: np.ndarray) -> np.ndarray:
+    return np.sum(1 / np.arange(1, len(p) + 1)) * _benjamini_hochberg(p)
+
+
+CONTROLS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "fdr_bh": _benjamini_hochberg,
+    "fdr_by": _benjamini_yekutieli,
+    "bonferroni": _bonferroni,
+    "holm": _holm,
+}

