@@ -8,8 +8,11 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
+from typing import NoReturn
 
 from activation_analysis.errors import InputError
 
@@ -31,6 +34,9 @@ OVERRIDES = {
 
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # 7 are minutes of silence before a dead server
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # the command shows the link itself
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "TOKENIZERS_PARALLELISM": "false",  # a warning at every fork otherwise
@@ -59,11 +65,11 @@ ANALYSIS_OPTIONS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 2 for a mistake of the user, 130 if stopped."""
-    args = _parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, _stop)
     _be_quiet()
     try:
-        return _command(args.command)(args)
+        args = _parser().parse_args(arguments)
+        with _terminable():
+            return _command(args.command)(args)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         _leave_reason(error)
@@ -78,8 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def overrides(args: argparse.Namespace) -> list[str]:
     """The options that were given, as ``table.option=value``; an empty value was not given."""
-    given = [f"{key}={getattr(args, name, '')}" for name, key in OVERRIDES.items()]
-    changes = [change for change in given if not change.endswith(("=", "=None"))]
+    given = {key: getattr(args, name, "") for name, key in OVERRIDES.items()}
+    changes = [f"{key}={value}" for key, value in given.items() if value]
     if getattr(args, "truncate", False):
         changes.append("recording.truncate=true")
     return changes + list(getattr(args, "set", None) or [])
@@ -108,12 +114,32 @@ def _be_quiet() -> None:
     logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
-def _stop(*_: object) -> None:
-    raise KeyboardInterrupt
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """A request to end (SIGTERM) ends the run as Ctrl-C does: tracked as KILLED, with a reason."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt("SIGTERM")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may say what a signal does
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaints are answered like every other mistake of a user."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}\nsee: {self.prog} --help")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="activation-analysis",
         description="Which units of a language model respond differently to two conditions, "
         "where, how strongly and how surely? Tracked in MLflow.",
@@ -218,7 +244,9 @@ def _add_contrast(parser: argparse.ArgumentParser) -> None:
 def _add_options(parser: argparse.ArgumentParser, options: dict[str, str]) -> None:
     for name, meaning in options.items():
         value = name.rsplit("-", 1)[-1].upper()
-        parser.add_argument(f"--{name}", default="", metavar=value, help=meaning)
+        # `mlflow run -P top_n=5` and -P top-n=5 both arrive.
+        spellings = dict.fromkeys([f"--{name}", f"--{name.replace('-', '_')}"])
+        parser.add_argument(*spellings, default="", metavar=value, help=meaning)
     parser.add_argument(
         "--set",
         action="append",

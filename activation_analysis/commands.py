@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 from activation_analysis import terminal
 from activation_analysis.cli import overrides
-from activation_analysis.errors import ExperimentError, ModelError
+from activation_analysis.errors import ExperimentError, InputError, ModelError
 from activation_analysis.experiment import (
+    FILE_NAME,
     Experiment,
     apply_overrides,
     list_experiments,
@@ -19,19 +19,23 @@ from activation_analysis.experiment import (
     read_experiment,
 )
 from activation_analysis.prompt_files import READERS
-from activation_analysis.workspace import experiment_roots, runs_folder
+from activation_analysis.workspace import experiment_roots
+
+RECORDED = ("model", "recording", "prompts")  # what a capture has settled
 
 
 def run_command(args: argparse.Namespace) -> int:
     """Record, analyse, track."""
     experiment = _experiment(args)
-    from activation_analysis import pipeline, tracking
+    from activation_analysis import pipeline
+
+    ready = pipeline.prepare(experiment)
+    from activation_analysis import tracking
     from activation_analysis.provenance import provenance
 
-    pipeline.check_answerable(experiment)
-    name = f"{pipeline.short_name(experiment.model.id)}·{experiment.name}"
-    with tracking.tracked_run(experiment, run_name=args.run_name or name) as run:
-        outcome = pipeline.run(experiment)
+    name = pipeline.run_name(experiment.model.id, experiment.name)
+    with tracking.tracked_run(experiment, run_name=name, named=args.run_name) as run:
+        outcome = pipeline.run(experiment, ready=ready)
         run_ids = tracking.log_outcome(run, outcome, provenance())
     terminal.show_outcome(outcome, [tracking.find_run(run_id) for run_id in run_ids])
     return 0
@@ -39,27 +43,19 @@ def run_command(args: argparse.Namespace) -> int:
 
 def analyze_command(args: argparse.Namespace) -> int:
     """Statistics again, from the capture of a tracked run."""
-    from activation_analysis import tracking
+    changes = overrides(args)
+    _refuse_recorded(changes)
+    from activation_analysis import pipeline, tracking
     from activation_analysis.provenance import provenance
     from activation_analysis.store import read_activations
 
     source = tracking.find_run(args.run)
-    capture, folder = tracking.stored_capture(source)
-    changes = overrides(args)
-    fixed = [c for c in changes if c.startswith(("model.", "recording.", "prompts"))]
-    if fixed:
-        raise ExperimentError(
-            f"{', '.join(fixed)}: a stored capture cannot change its model, prompts or recording; "
-            f"use `activation-analysis run` for that"
-        )
-    experiment = _with_contrasts(read_experiment(folder), args.contrast)
-    experiment = apply_overrides(experiment, changes)
-
-    from activation_analysis import pipeline
-
-    activations = read_activations(capture)
-    name = f"{pipeline.short_name(activations.model)}·{experiment.name}"
-    with tracking.tracked_run(experiment, run_name=args.run_name or name) as run:
+    with tracking.stored(source) as (capture, folder):
+        experiment = _with_contrasts(read_experiment(folder), args.contrast)
+        experiment = apply_overrides(experiment, changes)
+        activations = read_activations(capture)
+    name = pipeline.run_name(activations.model, experiment.name)
+    with tracking.tracked_run(experiment, run_name=name, named=args.run_name) as run:
         outcome = pipeline.rerun_analysis(experiment, activations)
         holder = source.tags.get("aa.capture_run", source.run_id)
         run_ids = tracking.log_outcome(run, outcome, provenance(), capture_run=holder)
@@ -70,25 +66,24 @@ def analyze_command(args: argparse.Namespace) -> int:
 def check_command(args: argparse.Namespace) -> int:
     """Counts and balance; every mistake in the files has been an error by then."""
     experiment = _experiment(args)
-    from activation_analysis.plan import count_tokens
+    from activation_analysis.pipeline import read_tokens
 
-    tokens, problem = None, ""
+    n_tokens, problem = None, ""
     try:
-        tokens = count_tokens(experiment).n_tokens
+        n_tokens = read_tokens(experiment).tokens.n_tokens
     except ModelError as error:
         problem = str(error)
-    terminal.show_check(experiment, tokens, problem)
+    terminal.show_check(experiment, n_tokens, problem)
     return 0
 
 
 def plan_command(args: argparse.Namespace) -> int:
     """What a run would take."""
     experiment = _experiment(args)
-    from activation_analysis.pipeline import check_answerable
+    from activation_analysis.pipeline import prepare
     from activation_analysis.plan import plan
 
-    check_answerable(experiment)
-    terminal.show_plan(experiment, plan(experiment))
+    terminal.show_plan(experiment, plan(prepare(experiment)))
     return 0
 
 
@@ -99,8 +94,13 @@ def list_command(args: argparse.Namespace) -> int:
 
         terminal.show_runs(tracking.list_runs())
         return 0
-    folders = list_experiments(experiment_roots())
-    terminal.show_experiments([read_experiment(folder) for folder in folders.values()])
+    experiments, problems = [], []
+    for folder in list_experiments(experiment_roots()).values():
+        try:
+            experiments.append(read_experiment(folder))
+        except InputError as error:
+            problems.append(str(error))
+    terminal.show_experiments(experiments, problems)
     return 0
 
 
@@ -112,13 +112,40 @@ def ui_command(args: argparse.Namespace) -> int:
     if uri.startswith(("http://", "https://")):
         terminal.show_ui(tracking.experiment_link(uri), started=False)
         return 0
+    _refuse_taken(args.host, args.port)
     terminal.show_ui(tracking.experiment_link(f"http://{args.host}:{args.port}"), started=True)
     server = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]
     server += ["--host", args.host, "--port", str(args.port), "--no-serve-artifacts"]
-    server += ["--default-artifact-root", (runs_folder() / "artifacts").as_uri()]
+    root = tracking.artifact_root()
+    server += ["--default-artifact-root", root] if root else []
     # Without the job runner: two processes instead of ten.
-    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    return subprocess.run(server, env=environment, check=False).returncode
+    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
+    sys.stdout.flush()
+    # In our place, so that whatever stops this command stops the server and all its children.
+    os.execv(sys.executable, server)
+
+
+def _refuse_taken(host: str, port: int) -> None:
+    """The server itself would say so only after seconds, in the middle of a traceback."""
+    import socket
+
+    try:
+        with socket.create_server((host, port)):
+            return
+    except (OSError, OverflowError) as error:
+        raise InputError(
+            f"cannot listen on {host}:{port}: {error}; is a UI open already? "
+            f"choose another port: activation-analysis ui --port {min(port, 65000) + 1}"
+        ) from None
+
+
+def _refuse_recorded(changes: list[str]) -> None:
+    fixed = [c for c in changes if c.split("=")[0].split(".")[0].strip() in RECORDED]
+    if fixed:
+        raise ExperimentError(
+            f"{', '.join(fixed)}: a stored capture cannot change its model, prompts or recording; "
+            f"use `activation-analysis run` for that"
+        )
 
 
 def _experiment(args: argparse.Namespace) -> Experiment:
@@ -135,7 +162,9 @@ def _experiment(args: argparse.Namespace) -> Experiment:
 
 def _is_prompt_file(target: str) -> bool:
     path = Path(target)
-    return path.suffix.lower() in READERS or (path.is_dir() and any(path.glob("*.txt")))
+    if path.is_dir():
+        return not (path / FILE_NAME).is_file() and any(path.glob("*.txt"))
+    return path.suffix.lower() in READERS
 
 
 def _with_contrasts(experiment: Experiment, contrasts: list[str] | None) -> Experiment:

@@ -13,20 +13,23 @@ from __future__ import annotations
 
 import colorsys
 import hashlib
+import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from activation_analysis.activations import relative_depth
+from activation_analysis.experiment import UnivariateOptions
 from activation_analysis.pipeline import Outcome
 from activation_analysis.provenance import Provenance
-from activation_analysis.report.summary import summary_markdown
+from activation_analysis.report.summary import findings_markdown, summary_markdown
 from activation_analysis.results import ContrastResult
 
 SCHEMA = "1"
+LONGEST_KEY = 250
 LONGEST_PARAM = 6000  # MLflow cuts longer ones with only a warning
-LONGEST_NOTE = 4500
+LONGEST_TAG = 5000
 
 
 def series(result: ContrastResult) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
@@ -41,7 +44,7 @@ def series(result: ContrastResult) -> Iterator[tuple[str, np.ndarray, np.ndarray
 
 def summaries(result: ContrastResult) -> dict[str, float]:
     """One number each, since tables of runs show only the last step of a series."""
-    return {_key(name): value for name, value in result.metrics().items()}
+    return result.metrics()
 
 
 def params(
@@ -49,19 +52,20 @@ def params(
 ) -> dict[str, str]:
     """What was asked for; the contract's names win over the experiment file's."""
     experiment, activations = outcome.experiment, outcome.activations
+    analysis = experiment.univariate or UnivariateOptions()
     named = {
         "model.id": activations.model,
         "model.revision": activations.details.get("revision", ""),
         "model.sha256": activations.details.get("sha256", ""),
         "model.n_layers": activations.n_layers,
         "model.dtype": activations.details.get("dtype", ""),
-        "prompts.set": experiment.prompts.name,
+        "prompts.set": experiment.name,
         "prompts.sha256": experiment.prompts.fingerprint,
         "capture.sites": ",".join(activations.sites),
         "capture.position": activations.position,
-        "analysis.test": experiment.univariate.test,
-        "analysis.control": experiment.univariate.control,
-        "analysis.alpha": experiment.univariate.alpha,
+        "analysis.test": analysis.test,
+        "analysis.control": analysis.control,
+        "analysis.alpha": analysis.alpha,
         "analysis.seed": experiment.seed,
         "code.version": made_by.version,
         "code.commit": made_by.commit,
@@ -71,7 +75,10 @@ def params(
         named["contrast"] = result.contrast
     merged = experiment.leaves() | named
     del merged["seed"]  # is analysis.seed, and a parameter of `mlflow run`
-    return {_key(name): _cut(str(value), LONGEST_PARAM) for name, value in merged.items()}
+    return {
+        key: _cut(str(value), LONGEST_PARAM)
+        for key, value in zip(_keys(merged), merged.values(), strict=True)
+    }
 
 
 def tags(
@@ -82,9 +89,10 @@ def tags(
     capture_run: str,
 ) -> dict[str, str]:
     """What scripts select runs by; the note is the run's page, its finding first."""
-    note = outcome.experiment.question
     if result is not None:
         note = summary_markdown(result)
+    else:
+        note = findings_markdown(outcome.experiment.question, outcome.results)
     named = {
         "aa.schema": SCHEMA,
         "aa.model": outcome.activations.model,
@@ -93,16 +101,28 @@ def tags(
         "aa.capture_run": capture_run,
         "git.dirty": str(made_by.dirty).lower(),
         "mlflow.runColor": _colour(run_id),
-        "mlflow.note.content": _cut(note, LONGEST_NOTE),
+        "mlflow.note.content": note,
     }
     if result is not None:
         named["aa.contrast"] = result.contrast
-    return named
+    return {name: _cut(text, LONGEST_TAG) for name, text in named.items()}
+
+
+def _keys(names: Iterable[str]) -> list[str]:
+    """Names as MLflow takes them for keys; no two become one."""
+    keys: list[str] = []
+    for name in names:
+        key = _key(name)
+        if key in keys:
+            key = f"{key[: LONGEST_KEY - 9]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+        keys.append(key)
+    return keys
 
 
 def _key(name: str) -> str:
-    """A name with only the signs that MLflow takes in keys."""
-    return re.sub(r"[^\w.\- :/]", "_", name)
+    """A name with only the signs that MLflow takes in keys, not too long, no odd path."""
+    key = re.sub(r"[^\w.\- :/]", "_", name)[:LONGEST_KEY]
+    return key if posixpath.normpath(key) == key else key.replace("/", "_")
 
 
 def _cut(text: str, longest: int) -> str:

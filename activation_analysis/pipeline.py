@@ -12,12 +12,12 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from activation_analysis import cautions
 from activation_analysis.activations import Activations
 from activation_analysis.analyses import univariate
 from activation_analysis.balance import balance
@@ -29,7 +29,19 @@ from activation_analysis.provenance import code_version
 from activation_analysis.results import ContrastResult
 
 if TYPE_CHECKING:
-    from activation_analysis.models.capture import ActivationCapture
+    from activation_analysis.models.loading import ModelSource
+    from activation_analysis.models.tokenizing import Tokens
+
+
+@dataclass(frozen=True)
+class Ready:
+    """An experiment whose model is there and can read every prompt; no weights are read yet."""
+
+    experiment: Experiment
+    source: ModelSource
+    config: Any  # the model's, as transformers reads it
+    tokenizer: Any
+    tokens: Tokens
 
 
 @dataclass(frozen=True)
@@ -54,7 +66,7 @@ class Outcome:
     @property
     def run_name(self) -> str:
         """``<model>·<experiment>``, as runs are called unless their user names them."""
-        return f"{short_name(self.activations.model)}·{self.experiment.name}"
+        return run_name(self.activations.model, self.experiment.name)
 
     @property
     def capture_key(self) -> str:
@@ -71,14 +83,23 @@ class Outcome:
         return {f"seconds/{name}": value for name, value in named.items() if value}
 
 
-def run(experiment: Experiment, *, progress: bool = True) -> Outcome:
+def run(experiment: Experiment, *, ready: Ready | None = None, progress: bool = True) -> Outcome:
     """Record the experiment's prompts on its model, and analyse every contrast.
 
-    Everything that can be wrong with the prompts is said before the weights are read.
+    Everything that can be wrong with the prompts is said before the weights are read. ``ready``
+    is what `prepare` returned for this experiment, where that has been done already.
     """
-    check_answerable(experiment)
     began = time.perf_counter()
-    capture = load_capture(experiment, progress=progress)
+    ready = ready or prepare(experiment)
+    from activation_analysis.models.capture import ActivationCapture
+
+    capture = ActivationCapture(
+        ready.source,
+        device=experiment.model.device,
+        dtype=experiment.model.dtype,
+        tokenizer=ready.tokenizer,
+        progress=progress,
+    )
     loaded = time.perf_counter()
     options = experiment.recording
     activations = capture.capture_batch(
@@ -89,6 +110,9 @@ def run(experiment: Experiment, *, progress: bool = True) -> Outcome:
         batch_tokens=options.batch_tokens,
         truncate=options.truncate,
     )
+    if options.truncate:
+        counted = {cautions.N_TRUNCATED: str(ready.tokens.n_truncated)}
+        activations = replace(activations, details={**activations.details, **counted})
     recorded = time.perf_counter()
     results = analyze(experiment, activations, progress=progress)
     seconds = Seconds(
@@ -104,7 +128,6 @@ def rerun_analysis(
     experiment: Experiment, activations: Activations, *, progress: bool = True
 ) -> Outcome:
     """Analyse a capture that exists; no model is loaded."""
-    check_answerable(experiment)
     began = time.perf_counter()
     results = analyze(experiment, activations, progress=progress)
     seconds = Seconds(analysis=time.perf_counter() - began)
@@ -115,6 +138,7 @@ def analyze(
     experiment: Experiment, activations: Activations, *, progress: bool = True
 ) -> tuple[ContrastResult, ...]:
     """Every contrast of the experiment, on one recording of its prompts."""
+    check_answerable(experiment)
     if activations.prompts != experiment.prompts.texts:
         raise StoreError("this capture is of other prompts than the experiment's; record it again")
     contrasts = experiment.contrasts
@@ -137,7 +161,9 @@ def contrast_result(
     maps = univariate.contrast_maps(
         activations, rows_a, rows_b, test=options.test, control=options.control, alpha=options.alpha
     )
-    halves = univariate.split_halves(rows_a, rows_b, blocks=experiment.prompts.blocks, rng=rng)
+    halves = univariate.split_halves(
+        rows_a, rows_b, blocks=_kept_together(experiment, options.test), rng=rng
+    )
     selection = univariate.half_effects(activations, halves)
     family_size = next(iter(maps.values())).family_size or 1
     power = univariate.power_of_design(
@@ -162,15 +188,16 @@ def contrast_result(
         balance=alike,
         power=power,
         warnings=tuple(
-            warning
-            for warning in (
+            said
+            for said in (
                 univariate.small_sample_warning(labels, power),
-                _imbalance_warning(alike),
-                _pooling_warning(experiment, contrast),
-                _dependence_warning(experiment, options.test),
-                _exclusion_warning(maps),
+                cautions.truncation(activations),
+                cautions.imbalance(alike),
+                cautions.unequal_pooling(experiment.prompts, contrast),
+                cautions.dependence(experiment.prompts, options.test),
+                cautions.exclusion(maps),
             )
-            if warning
+            if said
         ),
     )
 
@@ -183,6 +210,43 @@ def sides(experiment: Experiment, contrast: Contrast, test: str) -> tuple[np.nda
     return prompts.rows_of(contrast.first), prompts.rows_of(contrast.second)
 
 
+def _kept_together(experiment: Experiment, test: str) -> np.ndarray | None:
+    """What no split of the prompts may tear apart: pairs of a paired test, blocks otherwise."""
+    prompts = experiment.prompts
+    return prompts.table["item"].to_numpy() if test == "paired" else prompts.blocks
+
+
+def prepare(experiment: Experiment) -> Ready:
+    """Find the model and read every prompt with its tokenizer; what is wrong is said here.
+
+    Raises
+    ------
+    ExperimentError, ModelError, PromptError
+        If a contrast cannot be answered, the model is not there, or a prompt is empty to it or
+        longer than its context.
+    """
+    check_answerable(experiment)
+    return read_tokens(experiment)
+
+
+def read_tokens(experiment: Experiment) -> Ready:
+    """The prompts as the model would read them, whatever the contrasts ask."""
+    from activation_analysis.models.loading import load_config, load_tokenizer, resolve
+    from activation_analysis.models.tokenizing import context_length, tokenize
+
+    prompts = experiment.prompts
+    source = resolve(experiment.model.id, revision=experiment.model.revision or None)
+    config, tokenizer = load_config(source), load_tokenizer(source)
+    tokens = tokenize(
+        tokenizer,
+        prompts.texts,
+        limit=context_length(config, tokenizer),
+        truncate=experiment.recording.truncate,
+        sources=[prompts.where(row) for row in range(len(prompts))],
+    )
+    return Ready(experiment, source, config, tokenizer, tokens)
+
+
 def check_answerable(experiment: Experiment) -> None:
     """Refuse, before anything is loaded, a contrast that no two-sample test can answer."""
     for contrast in experiment.contrasts:
@@ -192,34 +256,6 @@ def check_answerable(experiment: Experiment) -> None:
                 f"among conditions; the tests at hand compare two sides. Write each pair as a "
                 f"contrast of its own, such as '{contrast.first[0]} - {contrast.first[1]}'"
             )
-
-
-def load_capture(experiment: Experiment, *, progress: bool = True) -> ActivationCapture:
-    """The model of an experiment, once its tokenizer has read every prompt."""
-    from activation_analysis.models.loading import load_config, load_tokenizer, resolve
-    from activation_analysis.models.tokenizing import context_length, tokenize
-
-    options = experiment.model
-    source = resolve(options.id, revision=options.revision or None)
-    tokenizer = load_tokenizer(source)
-    prompts = experiment.prompts
-    tokenize(
-        tokenizer,
-        prompts.texts,
-        limit=context_length(load_config(source), tokenizer),
-        truncate=experiment.recording.truncate,
-        sources=[prompts.where(row) for row in range(len(prompts))],
-    )
-
-    from activation_analysis.models.capture import ActivationCapture
-
-    return ActivationCapture(
-        source,
-        device=options.device,
-        dtype=options.dtype,
-        tokenizer=tokenizer,
-        progress=progress,
-    )
 
 
 def capture_key(activations: Activations) -> str:
@@ -236,50 +272,11 @@ def capture_key(activations: Activations) -> str:
     return hashlib.sha256(json.dumps(defining, sort_keys=True).encode()).hexdigest()
 
 
+def run_name(model: str, experiment: str) -> str:
+    """``<model>·<experiment>``; of the model the last part of its hub id, path or file name."""
+    return f"{short_name(model)}·{experiment}"
+
+
 def short_name(model: str) -> str:
     """The last part of a hub id, path or file name."""
     return model.rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1].removesuffix(".gguf")
-
-
-def _imbalance_warning(alike) -> str:
-    off = alike[alike["flagged"]]
-    if off.empty:
-        return ""
-    named = ", ".join(f"{r.covariate} ({r.smd:+.2f})" for r in off.itertuples())
-    return (
-        f"the two sides differ in {named} (standardised difference beyond 0.1): "
-        f"units that follow it will look as if they followed the contrast"
-    )
-
-
-def _pooling_warning(experiment: Experiment, contrast: Contrast) -> str:
-    counts = experiment.prompts.counts
-    for conditions in (contrast.first, contrast.second):
-        if len({counts[c] for c in conditions}) > 1:
-            return (
-                f"{' + '.join(conditions)} are pooled with unequal numbers of prompts "
-                f"({', '.join(str(counts[c]) for c in conditions)}): the larger one weighs more"
-            )
-    return ""
-
-
-def _dependence_warning(experiment: Experiment, test: str) -> str:
-    if experiment.prompts.blocks is None or test == "paired":
-        return ""
-    column = "group" if "group" in experiment.prompts.table else "item"
-    return (
-        f"the prompts have a {column} column, but test {test!r} treats every prompt as "
-        f"independent: p-values are too small where prompts of one {column} are alike"
-    )
-
-
-def _exclusion_warning(maps: Sequence) -> str:
-    reasons: dict[str, int] = {}
-    for stat_map in maps.values():
-        names, counts = np.unique(stat_map.excluded[~stat_map.tested], return_counts=True)
-        for name, count in zip(names, counts, strict=True):
-            reasons[str(name)] = reasons.get(str(name), 0) + int(count)
-    if not reasons:
-        return ""
-    named = ", ".join(f"{count:,} {name}" for name, count in reasons.items())
-    return f"units excluded from the tests: {named}"

@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from activation_analysis.experiment import Experiment
-
 if TYPE_CHECKING:
-    from activation_analysis.models.tokenizing import Tokens
+    from activation_analysis.pipeline import Ready
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 WORDS_OVERHEAD = 1.25  # padding, hooks and small products, over the bare matrix products
@@ -36,40 +34,14 @@ class Plan:
     disk_bytes: int
 
 
-def count_tokens(experiment: Experiment) -> Tokens:
-    """Tokens of every prompt with the experiment's own tokenizer; no weights are read.
-
-    Raises
-    ------
-    ModelError, PromptError
-        If the model is not there, or a prompt is empty or longer than its context.
-    """
-    from activation_analysis.models.loading import load_config, load_tokenizer, resolve
-    from activation_analysis.models.tokenizing import context_length, tokenize
-
-    source = resolve(experiment.model.id, revision=experiment.model.revision or None)
-    tokenizer = load_tokenizer(source)
-    prompts = experiment.prompts
-    return tokenize(
-        tokenizer,
-        prompts.texts,
-        limit=context_length(load_config(source), tokenizer),
-        truncate=experiment.recording.truncate,
-        sources=[prompts.where(row) for row in range(len(prompts))],
-    )
-
-
-def plan(experiment: Experiment) -> Plan:
-    """Estimate a run of an experiment as it stands."""
+def plan(ready: Ready) -> Plan:
+    """Estimate a run of an experiment that `pipeline.prepare` has looked at."""
     import torch
     from transformers import AutoModel
 
-    from activation_analysis.models.loading import load_config, resolve
     from activation_analysis.models.sites import find_blocks
 
-    tokens = count_tokens(experiment)
-    source = resolve(experiment.model.id, revision=experiment.model.revision or None)
-    config = load_config(source)
+    experiment, config, tokens = ready.experiment, ready.config, ready.tokens
     with torch.device("meta"):
         model = AutoModel.from_config(config)
     blocks = find_blocks(model)

@@ -142,6 +142,17 @@ class LayerProfile:
         return pd.DataFrame(columns | {name: getattr(self, name) for name in self.STATISTICS})
 
 
+def percent(share: float) -> str:
+    """A share as people read it; never 0 % of something or 100 % of not quite everything."""
+    if np.isnan(share):
+        return "-"
+    if 0 < share < 0.001:
+        return "<0.1 %"
+    if 0.999 < share < 1:
+        return ">99.9 %"
+    return f"{100 * share:.1f} %"
+
+
 def _max(values: np.ndarray) -> float:
     return float(np.nanmax(values)) if np.any(~np.isnan(values)) else float("nan")
 
@@ -251,7 +262,7 @@ class ContrastResult:
         share = self.n_significant / max(self.n_tested, 1)
         found = (
             f"{self.contrast}: {self.n_significant:,} of {self.n_tested:,} units "
-            f"({share:.1%}) differ ({how})"
+            f"({percent(share)}) differ ({how})"
         )
         profile = self.profiles[self.peak_site]
         if profile.peak_layer < 0:
@@ -260,7 +271,7 @@ class ContrastResult:
         found += (
             f"; strongest in {self.peak_site}, layer {profile.peak_layer} of 0-"
             f"{profile.n_layers - 1} (mean |d| {profile.mean_abs_d[at]:.2f}, "
-            f"{profile.prop_significant[at]:.0%} significant)"
+            f"{percent(profile.prop_significant[at])} significant)"
         )
         held_out = profile.held_out_d[at]
         if np.isnan(held_out):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from activation_analysis.balance import balance
+from activation_analysis.results import percent
 
 if TYPE_CHECKING:
     from activation_analysis.experiment import Experiment
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from activation_analysis.results import ContrastResult
     from activation_analysis.tracking import TrackedRun
 
+CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 NARROWEST = 100  # columns assumed where the output is a file
 
 
@@ -28,15 +31,25 @@ def console() -> Console:
     return plain if plain.is_terminal else Console(highlight=False, width=NARROWEST)
 
 
+def shown(text: object, style: str = "") -> Text:
+    """User text as it stands: no markup, and no control sequence reaches the terminal."""
+    return Text(CONTROL.sub("�", str(text)), style)
+
+
+def _say(out: Console, text: object, style: str = "") -> None:
+    """A line of text, wrapped by words on a terminal and left whole in a file or a pipe."""
+    out.print(shown(text, style), soft_wrap=not out.is_terminal)
+
+
 def show_outcome(outcome: Outcome, runs: Sequence[TrackedRun]) -> None:
     """Finding, sites, warnings, where the figures are, how to open the UI."""
     out = console()
     for result, run in zip(outcome.results, runs, strict=True):
         out.print()
-        out.print(Text(result.finding, style="bold"))
+        _say(out, result.finding, style="bold")
         out.print(_sites_table(result))
         for warning in result.warnings:
-            out.print(Text(f"! {warning}", style="yellow"))
+            _say(out, f"! {warning}", style="yellow")
         _show_places(out, run)
     s = outcome.seconds
     parts = {"loading": s.loading, "forward passes": s.forward, "analysis": s.analysis}
@@ -48,17 +61,17 @@ def show_outcome(outcome: Outcome, runs: Sequence[TrackedRun]) -> None:
 def _show_places(out: Console, run: TrackedRun) -> None:
     from activation_analysis.tracking import local_artifacts
 
-    out.print(Text(f"\nrun {run.run_id} ({run.name}), {run.status}"), soft_wrap=True)
+    out.print(shown(f"\nrun {run.run_id} ({run.name}), {run.status}"), soft_wrap=True)
     folder = local_artifacts(run)
     if folder is None:
         out.print(Text(f"artifacts: {run.artifact_uri}"), soft_wrap=True)
         return
-    shown = _relative(folder)
-    out.print(Text(f"summary:   {shown / 'summary.md'}"), soft_wrap=True)
-    out.print(Text(f"top units: {shown / 'top_units.csv'}"), soft_wrap=True)
+    near = _relative(folder)
+    out.print(Text(f"summary:   {near / 'summary.md'}"), soft_wrap=True)
+    out.print(Text(f"top units: {near / 'top_units.csv'}"), soft_wrap=True)
     out.print("figures:")
     for figure in sorted((folder / "figures").glob("*.png")):
-        out.print(Text(f"  {shown / 'figures' / figure.name}"), soft_wrap=True)
+        out.print(Text(f"  {near / 'figures' / figure.name}"), soft_wrap=True)
 
 
 def _relative(folder: Path) -> Path:
@@ -83,7 +96,7 @@ def _sites_table(result: ContrastResult) -> Table:
         table.add_row(
             site,
             f"{n_significant:,} of {n_tested:,}",
-            f"{n_significant / max(n_tested, 1):.1%}",
+            percent(n_significant / max(n_tested, 1)),
             f"{profile.peak_layer} of 0-{profile.n_layers - 1}" if len(peak) else "-",
             *at_peak,
         )
@@ -94,16 +107,16 @@ def show_check(experiment: Experiment, n_tokens: np.ndarray | None, problem: str
     """Counts and balance of an experiment whose files hold no mistake."""
     out = console()
     prompts = experiment.prompts
-    out.print(Text(f"{experiment.name}: {experiment.question}".rstrip(": "), style="bold"))
+    _say(out, f"{experiment.name}: {experiment.question}".rstrip(": "), style="bold")
     counts = ", ".join(f"{n} {condition}" for condition, n in prompts.counts.items())
-    out.print(Text(f"{len(prompts)} prompts: {counts}"))
+    _say(out, f"{len(prompts)} prompts: {counts}")
     for column in ("item", "group"):
         if column in prompts.table:
             out.print(Text(f"{prompts.table[column].nunique()} different {column}s"))
     if prompts.covariates:
-        out.print(Text(f"covariates: {', '.join(prompts.covariates)}"))
+        _say(out, f"covariates: {', '.join(prompts.covariates)}")
     if problem:
-        out.print(Text(f"! tokens were not counted: {problem}", style="yellow"))
+        _say(out, f"! tokens were not counted: {problem}", style="yellow")
     covariates = {} if n_tokens is None else {"tokens": n_tokens}
     for contrast in experiment.contrasts:
         if contrast.is_omnibus:
@@ -112,19 +125,19 @@ def show_check(experiment: Experiment, n_tokens: np.ndarray | None, problem: str
         out.print()
         out.print(_balance_table(contrast.expression, alike))
     flagged = "SMD: standardised mean difference; beyond 0.1 it is marked and worth mending"
-    out.print(Text(f"\n{flagged}", style="dim"))
+    _say(out, f"\n{flagged}", style="dim")
     out.print("no mistake found in the files")
 
 
 def _balance_table(contrast: str, alike) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", title_justify="left")
-    table.title = Text(contrast)
+    table.title = shown(contrast)
     table.add_column("covariate")
     for column in ("first side", "second side", "SMD"):
         table.add_column(column, justify="right")
     for row in alike.itertuples(index=False):
         table.add_row(
-            Text(str(row.covariate)),
+            shown(str(row.covariate)),
             f"{row.mean_first:.2f} ± {row.sd_first:.2f}",
             f"{row.mean_second:.2f} ± {row.sd_second:.2f}",
             Text(f"{row.smd:+.3f}{' !' if row.flagged else ''}", "yellow" if row.flagged else ""),
@@ -147,23 +160,26 @@ def show_plan(experiment: Experiment, plan: Plan) -> None:
     }
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for name, value in rows.items():
-        table.add_row(name, Text(value))
+        table.add_row(name, shown(value))
     out.print(table)
 
 
-def show_experiments(experiments: Sequence[Experiment]) -> None:
+def show_experiments(experiments: Sequence[Experiment], problems: Sequence[str]) -> None:
+    """Those that can run, then what is wrong with the others."""
     out = console()
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for column in ("experiment", "prompts", "contrast", "question"):
         table.add_column(column, no_wrap=column in ("experiment", "prompts"))
     for experiment in experiments:
         table.add_row(
-            Text(experiment.name),
+            shown(experiment.name),
             str(len(experiment.prompts)),
-            Text("; ".join(map(str, experiment.contrasts))),
-            Text(experiment.question),
+            shown("; ".join(map(str, experiment.contrasts))),
+            shown(experiment.question),
         )
     out.print(table)
+    for problem in problems:
+        _say(out, f"! {problem}", style="yellow")
 
 
 def show_runs(runs: Sequence[TrackedRun]) -> None:
@@ -180,7 +196,7 @@ def show_runs(runs: Sequence[TrackedRun]) -> None:
         started = datetime.fromtimestamp(run.started).strftime("%Y-%m-%d %H:%M")
         contrast = run.params.get("contrast", "(several)")
         test = run.params.get("analysis.test", "")
-        table.add_row(run.run_id[:8], Text(run.name), Text(contrast), test, started)
+        table.add_row(run.run_id[:8], shown(run.name), shown(contrast), shown(test), started)
     out.print(table)
 
 

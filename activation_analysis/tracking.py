@@ -15,13 +15,17 @@ import re
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import mlflow
 from mlflow.entities import DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.entities import Experiment as MlflowExperiment
 from mlflow.exceptions import MlflowException
+from mlflow.utils.name_utils import _GENERATOR_NOUNS, _GENERATOR_PREDICATES
 
 from activation_analysis import contract
 from activation_analysis.errors import TrackingError
@@ -29,15 +33,15 @@ from activation_analysis.experiment import Experiment
 from activation_analysis.pipeline import Outcome
 from activation_analysis.provenance import Provenance
 from activation_analysis.report import run_folder
+from activation_analysis.report.summary import escaped
 from activation_analysis.results import ContrastResult
 from activation_analysis.workspace import runs_folder
 
 MLFLOW_EXPERIMENT = "activation_analysis"
-LONGEST_TAG = 5000
-LONGEST_DIGEST = 36
-METRICS_PER_BATCH = 1000  # MLflow's limit
+SQLITE = "sqlite:///"
+LONGEST_DIGEST = 36  # this and the next two are MLflow's limits
+ENTRIES_PER_BATCH = 1000
 PARAMS_PER_BATCH = 100
-MADE_UP_NAME = re.compile(r"[a-z]+-[a-z]+-\d{1,4}")  # what MLflow calls a run nobody named
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,11 @@ class TrackedRun:
     metrics: Mapping[str, float]
     artifact_uri: str
     started: float  # seconds since 1970
+
+    @property
+    def parent_id(self) -> str | None:
+        """The run of the whole experiment, where this one is one contrast of several."""
+        return self.tags.get("mlflow.parentRunId")
 
     @classmethod
     def of(cls, run: Run) -> TrackedRun:
@@ -74,86 +83,144 @@ def connect(root: Path | None = None) -> str:
 
     A fresh database is made under a lock, since several processes that open one at once crash
     in its migration.
+
+    Raises
+    ------
+    TrackingError
+        If the store cannot be opened or the server does not answer.
     """
-    if os.environ.get("MLFLOW_TRACKING_URI"):
-        return mlflow.get_tracking_uri()
-    folder = runs_folder(root)
-    database = folder / "mlflow.db"
-    mlflow.set_tracking_uri(f"sqlite:///{database}")
-    with (folder / ".mlflow.lock").open("w") as lock:
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{runs_folder(root) / 'mlflow.db'}"
+    mlflow.set_tracking_uri(uri)
+    try:
+        with _locked(_database(uri)):
+            mlflow.MlflowClient().search_experiments(max_results=1)
+    except (MlflowException, OSError) as error:
+        raise TrackingError(
+            f"cannot open the tracking store {without_secrets(uri)}: {without_secrets(str(error))}"
+        ) from error
+    return uri
+
+
+def _database(uri: str) -> Path | None:
+    """The file behind a SQLite store, links followed; None for any other store."""
+    return Path(uri.removeprefix(SQLITE)).resolve() if uri.startswith(SQLITE) else None
+
+
+@contextmanager
+def _locked(database: Path | None) -> Iterator[None]:
+    """One process at a time; nothing to lock where the store is no file."""
+    if database is None:
+        yield
+        return
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with (database.parent / ".mlflow.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        mlflow.MlflowClient().search_experiments(max_results=1)
-    return mlflow.get_tracking_uri()
+        yield
+
+
+def without_secrets(text: str) -> str:
+    """Text whose URLs have lost their user names and passwords."""
+    return re.sub(r"(?<=://)[^/@\s]+@", "***@", text)
 
 
 @contextmanager
 def tracked_run(
-    experiment: Experiment, *, kind: str = "experiment", run_name: str | None = None
+    experiment: Experiment, *, kind: str = "experiment", run_name: str = "", named: str = ""
 ) -> Iterator[TrackedRun]:
     """Open the run that everything until the end of the block belongs to.
 
     Joins the run that ``mlflow run`` opened, if it did. A failure ends the run as FAILED, an
     interruption as KILLED, each with its reason in the tag ``aa.exit``.
+
+    Parameters
+    ----------
+    run_name : what to call the run where its user did not name it
+    named : the name that its user gave, which always stands
     """
     connect()
+    joins = bool(os.environ.get("MLFLOW_RUN_ID"))
+    try:
+        if joins:
+            run = mlflow.start_run()
+        else:
+            run = mlflow.start_run(experiment_id=_mlflow_experiment(), run_name=named or run_name)
+    except MlflowException as error:
+        raise TrackingError(f"cannot start a run: {without_secrets(str(error))}") from error
+    if joins and (named or _is_made_up(run.info.run_name)):
+        mlflow.MlflowClient().set_tag(run.info.run_id, "mlflow.runName", named or run_name)
+    with _ended_with_reason(run, experiment, kind):
+        yield TrackedRun.of(run)
+    mlflow.end_run("FINISHED")
+
+
+@contextmanager
+def _ended_with_reason(run: Run, experiment: Experiment, kind: str) -> Iterator[None]:
+    """Tags that an open run has from its start; a failure inside closes it and says why."""
+    client, run_id = mlflow.MlflowClient(), run.info.run_id
     tags = {
         "aa.schema": contract.SCHEMA,
         "aa.kind": kind,
         "aa.complete": "0",
         "aa.prompts": experiment.name,
-        "mlflow.note.content": experiment.question,
+        "mlflow.note.content": escaped(experiment.question),
     }
-    if os.environ.get("MLFLOW_RUN_ID"):
-        run = mlflow.start_run()
-        _name_if_nobody_did(run, run_name)
-    else:
-        run = mlflow.start_run(experiment_id=_mlflow_experiment(), run_name=run_name)
-    client = mlflow.MlflowClient()
-    run_id = run.info.run_id
     try:
         client.log_batch(run_id, tags=[RunTag(k, v) for k, v in tags.items()])
-        yield TrackedRun.of(run)
+        yield
     except BaseException as error:
         interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
-        client.set_tag(run_id, "aa.exit", _reason(error))
-        mlflow.end_run("KILLED" if interrupted else "FAILED")
+        with suppress(MlflowException):  # the first error is the one to hear about
+            client.set_tag(run_id, "aa.exit", _reason(error))
+            mlflow.end_run("KILLED" if interrupted else "FAILED")
         raise
-    mlflow.end_run("FINISHED")
 
 
-def _name_if_nobody_did(run: Run, run_name: str | None) -> None:
-    if run_name and MADE_UP_NAME.fullmatch(run.info.run_name or ""):
-        mlflow.MlflowClient().set_tag(run.info.run_id, "mlflow.runName", run_name)
+def _is_made_up(name: str | None) -> bool:
+    """Whether MLflow drew this name because nobody gave one: bemused-colt-123."""
+    adjective, _, rest = (name or "").partition("-")
+    noun, _, number = rest.partition("-")
+    drawn = adjective in _GENERATOR_PREDICATES and noun in _GENERATOR_NOUNS
+    return not name or (drawn and number.isdecimal())
 
 
 def _mlflow_experiment() -> str:
-    name = os.environ.get("MLFLOW_EXPERIMENT_NAME", MLFLOW_EXPERIMENT)
+    """The id of the MLflow experiment that runs go into, made if it is not there."""
     if os.environ.get("MLFLOW_EXPERIMENT_ID"):
         return os.environ["MLFLOW_EXPERIMENT_ID"]
-    found = mlflow.get_experiment_by_name(name)
-    if found is not None:
-        return found.experiment_id
-    # Beside the database and not below the current folder, wherever that is.
-    is_local = mlflow.get_tracking_uri().startswith("sqlite:")
-    place = (runs_folder() / "artifacts").as_uri() if is_local else None
-    try:
-        return mlflow.create_experiment(name, artifact_location=place)
-    except MlflowException:
-        found = mlflow.get_experiment_by_name(name)  # another process made it meanwhile
-        if found is None:
-            raise
-        return found.experiment_id
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or MLFLOW_EXPERIMENT
+    found = mlflow.get_experiment_by_name(name) or _made_experiment(name)
+    if found.lifecycle_stage != "active":
+        raise TrackingError(
+            f"the MLflow experiment {name!r} was deleted, and its name is still taken; bring it "
+            f"back with\n    mlflow experiments restore --experiment-id {found.experiment_id}\n"
+            f"or set MLFLOW_EXPERIMENT_NAME to another name"
+        )
+    return found.experiment_id
+
+
+def _made_experiment(name: str) -> MlflowExperiment:
+    with suppress(MlflowException):  # where another process made it meanwhile
+        mlflow.create_experiment(name, artifact_location=artifact_root())
+    return mlflow.get_experiment_by_name(name)
+
+
+def artifact_root() -> str | None:
+    """Where artifacts go: beside the database, not below the current folder; a server knows."""
+    database = _database(mlflow.get_tracking_uri())
+    return (database.parent / "artifacts").as_uri() if database else None
 
 
 def _reason(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"[:LONGEST_TAG]
+    return without_secrets(f"{type(error).__name__}: {error}")[: contract.LONGEST_TAG]
 
 
 def tag_failure(error: BaseException) -> None:
     """Leave the reason in the run that ``mlflow run`` opened, where there is one."""
-    if os.environ.get("MLFLOW_RUN_ID"):
-        connect()
-        mlflow.MlflowClient().set_tag(os.environ["MLFLOW_RUN_ID"], "aa.exit", _reason(error))
+    run_id = os.environ.get("MLFLOW_RUN_ID")
+    if run_id:
+        with suppress(MlflowException, TrackingError):
+            connect()
+            mlflow.MlflowClient().set_tag(run_id, "aa.exit", _reason(error))
 
 
 def log_outcome(
@@ -167,16 +234,26 @@ def log_outcome(
     capture_run : the run whose artifacts already hold this capture, or None to store it here
     """
     if len(outcome.results) == 1:
-        _log_contrast(run.run_id, outcome, outcome.results[0], made_by, capture_run)
+        failed = _log_contrast(run.run_id, outcome, outcome.results[0], made_by, capture_run)
+        _close(run.run_id, failed)
         return [run.run_id]
     _log_parent(run.run_id, outcome, made_by, capture_run)
-    children = []
+    children, all_failed = [], []
     for result in outcome.results:
+        experiment = outcome.experiment.with_contrasts({result.contrast_name: result.contrast})
+        child_outcome = replace(outcome, experiment=experiment, results=(result,))
         name = f"{outcome.run_name}·{result.contrast_name}"
-        with mlflow.start_run(run_name=name, nested=True) as child:
-            _log_contrast(child.info.run_id, outcome, result, made_by, capture_run or run.run_id)
-            children.append(child.info.run_id)
-    _close(run.run_id, [])
+        with (
+            mlflow.start_run(run_name=name, nested=True) as child,
+            _ended_with_reason(child, experiment, run.tags.get("aa.kind", "experiment")),
+        ):
+            run_id = child.info.run_id
+            holder = capture_run or run.run_id
+            failed = _log_contrast(run_id, child_outcome, result, made_by, holder)
+            _close(run_id, failed)
+        children.append(run_id)
+        all_failed += [f"{result.contrast_name}/{what}" for what in failed]
+    _close(run.run_id, all_failed)
     return children
 
 
@@ -186,8 +263,8 @@ def _log_contrast(
     result: ContrastResult,
     made_by: Provenance,
     capture_run: str | None,
-) -> None:
-    """One contrast into one run: numbers in as few batches as MLflow allows, then files."""
+) -> list[str]:
+    """One contrast into one run: numbers, then files; returns what could not be drawn."""
     _log_numbers(
         run_id,
         metrics=_metrics(result, outcome),
@@ -198,7 +275,7 @@ def _log_contrast(
     with _spool() as folder:
         failed = run_folder.write_result(folder, result)
         _log_folder(run_id, folder, outcome, made_by, with_capture=capture_run is None)
-    _close(run_id, failed)
+    return failed
 
 
 def _log_parent(
@@ -242,7 +319,7 @@ def _log_folder(
 
 def _close(run_id: str, failed: list[str]) -> None:
     reason = "figures missing: " + "; ".join(failed) if failed else "ok"
-    closing = {"aa.complete": "1", "aa.exit": reason[:LONGEST_TAG]}
+    closing = {"aa.exit": reason[: contract.LONGEST_TAG], "aa.complete": "1"}
     mlflow.MlflowClient().log_batch(run_id, tags=[RunTag(k, v) for k, v in closing.items()])
 
 
@@ -269,19 +346,18 @@ def _log_numbers(
     there = client.get_run(run_id).data.params
     entries = [Param(key, value) for key, value in params.items() if key not in there]
     notes = [RunTag(key, value) for key, value in tags.items()]
-    for start in range(0, len(entries), PARAMS_PER_BATCH):
-        client.log_batch(run_id, params=entries[start : start + PARAMS_PER_BATCH])
-    room = METRICS_PER_BATCH - len(notes)
-    client.log_batch(run_id, metrics=metrics[:room], tags=notes)
-    for start in range(room, len(metrics), METRICS_PER_BATCH):
-        client.log_batch(run_id, metrics=metrics[start : start + METRICS_PER_BATCH])
+    while entries or notes or metrics:
+        some, entries = entries[:PARAMS_PER_BATCH], entries[PARAMS_PER_BATCH:]
+        room = ENTRIES_PER_BATCH - len(some) - len(notes)
+        client.log_batch(run_id, metrics=metrics[:room], params=some, tags=notes)
+        metrics, notes = metrics[room:], []
 
 
 def _log_prompts(run_id: str, experiment: Experiment) -> None:
     """The prompt table as the run's dataset input."""
     dataset = mlflow.data.from_pandas(
         experiment.prompts.table,
-        name=experiment.prompts.name,
+        name=experiment.name,
         digest=experiment.prompts.fingerprint[:LONGEST_DIGEST],
     )
     client = mlflow.MlflowClient()
@@ -303,17 +379,18 @@ def find_run(reference: str) -> TrackedRun:
         try:
             return TrackedRun.of(client.get_run(reference))
         except MlflowException as error:
-            raise TrackingError(f"no run {reference} in {mlflow.get_tracking_uri()}") from error
+            store = without_secrets(mlflow.get_tracking_uri())
+            raise TrackingError(f"no run {reference} in {store}") from error
     runs = list_runs()
     if reference == "latest" and runs:
-        return runs[0]
+        return next((run for run in runs if run.parent_id is None), runs[0])
     found = [r for r in runs if r.run_id.startswith(reference) or r.name == reference]
     if len(found) == 1:
         return found[0]
     shown = [f"    {r.run_id}  {r.name}" for r in (found or runs)[:10]]
     problem = "more than one run is" if found else "no complete run is"
     raise TrackingError(
-        f"{problem} called {reference!r} in {mlflow.get_tracking_uri()}; "
+        f"{problem} called {reference!r} in {without_secrets(mlflow.get_tracking_uri())}; "
         + ("choose one by its id:\n" if shown else "none is there yet")
         + "\n".join(shown)
     )
@@ -352,39 +429,57 @@ def _quotable(value: str) -> str:
     return value
 
 
-def stored_capture(run: TrackedRun) -> tuple[Path, Path]:
-    """Local folders of a run's capture and of the experiment it came from.
+@contextmanager
+def stored(run: TrackedRun) -> Iterator[tuple[Path, Path]]:
+    """Folders of the capture that a run rests on, and of its own experiment, for a while.
 
     Raises
     ------
     TrackingError
         If the run has no capture, or its artifacts cannot be found.
     """
-    holder = find_run(run.tags.get("aa.capture_run", run.run_id))
-    place = f"run {holder.run_id} ({holder.name})"
+    holder_id = run.tags.get("aa.capture_run", run.run_id)
+    holder = run if holder_id == run.run_id else find_run(holder_id)
+    with _spool() as folder:
+        capture = _fetched(holder, "activations", folder)
+        experiments = list(_fetched(run, "prompts", folder).glob("*/experiment.toml"))
+        if len(experiments) != 1:
+            raise TrackingError(f"{_placed(run)} holds {len(experiments)} experiments, not one")
+        yield capture, experiments[0].parent
+
+
+def _fetched(run: TrackedRun, part: str, folder: Path) -> Path:
+    """A folder of a run's artifacts: itself where it is on this machine, else a copy."""
+    place = local_artifacts(run)
+    if place is not None:
+        if not (place / part).is_dir():
+            raise TrackingError(
+                f"{_placed(run)} has no {part}: there is no {place / part}; "
+                f"was the store moved, or was nothing recorded?"
+            )
+        return place / part
+    folder.mkdir(exist_ok=True)
     try:
-        capture = Path(_download(holder, "activations"))
-        prompts = Path(_download(holder, "prompts"))
-    except (MlflowException, OSError) as error:
-        raise TrackingError(f"{place} has no capture that can be read: {error}") from error
-    experiments = list(prompts.glob("*/experiment.toml"))
-    if len(experiments) != 1:
-        raise TrackingError(
-            f"{place} holds no experiment in {prompts}; was the store moved? "
-            f"its artifacts were at {holder.artifact_uri}"
+        return Path(
+            mlflow.artifacts.download_artifacts(
+                run_id=run.run_id, artifact_path=part, dst_path=str(folder)
+            )
         )
-    return capture, experiments[0].parent
+    except (MlflowException, OSError) as error:
+        raise TrackingError(
+            f"{_placed(run)} has no {part} that can be fetched: {without_secrets(str(error))}"
+        ) from error
 
 
-def _download(run: TrackedRun, folder: str) -> str:
-    return mlflow.artifacts.download_artifacts(run_id=run.run_id, artifact_path=folder)
+def _placed(run: TrackedRun) -> str:
+    return f"run {run.run_id} ({run.name}) in {without_secrets(mlflow.get_tracking_uri())}"
 
 
 def local_artifacts(run: TrackedRun) -> Path | None:
-    """Where a run's artifacts lie on this machine; None where a server keeps them."""
-    if not run.artifact_uri.startswith(("file:", "/")):
-        return None
-    return Path(mlflow.artifacts.download_artifacts(artifact_uri=run.artifact_uri))
+    """Where a run's artifacts lie, or lay, on this machine; None where a server keeps them."""
+    if run.artifact_uri.startswith("file:"):
+        return Path(url2pathname(urlsplit(run.artifact_uri).path))
+    return Path(run.artifact_uri) if run.artifact_uri.startswith("/") else None
 
 
 def experiment_link(server: str) -> str:

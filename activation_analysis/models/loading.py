@@ -7,7 +7,6 @@ import json
 import os
 import re
 import threading
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +26,8 @@ if TYPE_CHECKING:
 
 HUB_PATIENCE = 4.0  # seconds to wait for the hub's first answer
 INDEX = "model.safetensors.index.json"
-UNRECORDED = re.compile(r"(^|\.)(pooler|lm_head|cls|score|classifier|embed_out|predictions)\.")
+# What stands behind the blocks: transformers fills it with random numbers where it is missing.
+HEADS = re.compile(r"(^|\.)(pooler|lm_head|cls|score|classifier|embed_out|predictions)\.")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -161,7 +161,11 @@ def _is_complete(snapshot: Path) -> bool:
 def _ask_hub(name: str, revision: str | None) -> str:
     """The commit that a hub id stands for now, or a ModelError within `HUB_PATIENCE`."""
     from huggingface_hub import HfApi, constants
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     advice = (
         f"    on a machine with network: hf download {name}\n"
@@ -188,9 +192,12 @@ def _ask_hub(name: str, revision: str | None) -> str:
         raise ModelError(f"{name!r} is gated: accept its terms on the hub, then `hf auth login`")
     if isinstance(error, RepositoryNotFoundError):
         raise ModelError(f"no model {name!r} on the hub or here\n{_how_to_name_a_model()}")
+    if isinstance(error, RevisionNotFoundError):
+        raise ModelError(f"model {name!r} has no branch, tag or commit {revision!r} on the hub")
+    silence = f"did not answer in {HUB_PATIENCE:.0f} s"
+    trouble = f"cannot be reached ({type(error).__name__})" if error else silence
     raise ModelError(
-        f"{name!r} is not in the local cache and the hub did not answer in "
-        f"{HUB_PATIENCE:.0f} s; to get it:\n{advice}"
+        f"{name!r} is not in the local cache and the hub {trouble}; to get it:\n{advice}"
     )
 
 
@@ -258,7 +265,7 @@ def load_model(
     was_shown = logging.is_progress_bar_enabled()
     verbosity = logging.get_verbosity()
     logging.disable_progress_bar()
-    logging.set_verbosity_error()  # its table of missing weights: `_refuse_missing` reads it
+    logging.set_verbosity_error()  # its table of missing weights is judged below
     try:
         model, report = reader.from_pretrained(
             source.location,
@@ -274,18 +281,16 @@ def load_model(
         logging.set_verbosity(verbosity)
         if was_shown:
             logging.enable_progress_bar()
-    _refuse_missing(source, report["missing_keys"])
-    return model.eval()
-
-
-def _refuse_missing(source: ModelSource, names: Iterable[str]) -> None:
-    """Raise where transformers filled weights that the files lack with random numbers."""
-    recorded = sorted(name for name in names if not UNRECORDED.search(name))
+    missing = sorted(report["missing_keys"])
+    recorded = [name for name in missing if not HEADS.search(name)]
     if recorded:
         raise ModelError(
             f"{source.name!r} lacks {len(recorded)} of the weights that its config.json calls "
             f"for, {recorded[0]} among them; they would be random numbers"
         )
+    if generates and missing:
+        model = model.base_model  # saved without its head: nothing to generate with
+    return model.eval()
 
 
 def _where(source: ModelSource) -> dict[str, Any]:

@@ -30,7 +30,11 @@ def write_result(folder: Path, result: ContrastResult) -> list[str]:
     tables.mkdir(exist_ok=True)
     failed = []
     for name, figure in draw_all(result, on_error=lambda n, e: failed.append(f"{n}: {e}")):
-        save(figure, figures / f"{name}.png")
+        try:
+            save(figure, figures / f"{name}.png")
+        except Exception as error:  # text that cannot be set only shows when it is drawn
+            failed.append(f"{name}: {error}")
+            (figures / f"{name}.png").unlink(missing_ok=True)
     if (figures / "layer_profile.png").is_file():
         shutil.copyfile(figures / "layer_profile.png", folder / "layer_profile.png")
 

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import pandas as pd
 
-from activation_analysis.results import ContrastResult
+from activation_analysis.results import ContrastResult, percent
 
 TOP_SHOWN = 10
+
+
+def findings_markdown(question: str, results: Sequence[ContrastResult]) -> str:
+    """What several contrasts of one experiment found, a line each."""
+    lines = "\n".join(f"- {escaped(result.finding)}" for result in results)
+    return f"{lines}\n\n{escaped(question)}\n"
 
 
 def summary_markdown(result: ContrastResult) -> str:
     """What was found, how, and what to be careful about."""
     parts = [
-        result.finding + ".",
+        escaped(result.finding) + ".",
         _heading(result),
         _design(result),
         "## By site\n\n" + _site_table(result),
@@ -23,7 +30,7 @@ def summary_markdown(result: ContrastResult) -> str:
         "## Balance of the two sides\n\n" + _balance_table(result.balance),
     ]
     if result.warnings:
-        parts.append("## Be careful\n\n" + "\n".join(f"- {w}" for w in result.warnings))
+        parts.append("## Be careful\n\n" + "\n".join(f"- {escaped(w)}" for w in result.warnings))
     return "\n\n".join(parts) + "\n"
 
 
@@ -55,7 +62,7 @@ def _site_table(result: ContrastResult) -> str:
                 site,
                 f"{int(profile.n_tested.sum()):,}",
                 f"{int(profile.n_significant.sum()):,}",
-                f"{summary[f'max_prop_significant/{site}']:.1%}",
+                percent(summary[f"max_prop_significant/{site}"]),
                 str(profile.peak_layer),
                 f"{profile.peak_depth:.2f}",
                 f"{summary[f'max_abs_d/{site}']:.2f}",
@@ -140,7 +147,13 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def escaped(text: str) -> str:
-    """User text that cannot become Markdown or HTML."""
-    for sign in "\\`*_{}[]<>|#$":
-        text = text.replace(sign, "\\" + sign)
-    return text.replace("\r", " ").replace("\n", " ")
+    """User text that cannot become Markdown or HTML, nor end its line."""
+    text = re.sub("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]", " ", text)
+    text = re.sub(r"([\\`*_{}\[\]<>|#$~!&])", r"\\\1", text)
+    # What would begin a list, a rule or a quotation, at the start of a line alone.
+    return re.sub(r"^(\s*)([-+=>]|\d+(?=[.)]))", _harmless_start, text)
+
+
+def _harmless_start(match: re.Match[str]) -> str:
+    space, sign = match.groups()
+    return f"{space}&#{ord(sign[0])};{sign[1:]}"

@@ -54,9 +54,9 @@ def moments(x: np.ndarray) -> Moments:
             block = float64_block(x, columns)
             origin[columns] = block[0]
             block -= origin[columns]
-            offset[columns] = block.sum(axis=0) / n
+            offset[columns] = _column_sums(block) / n
             block -= offset[columns]
-            sum_squares[columns] = np.square(block, out=block).sum(axis=0)
+            sum_squares[columns] = _column_sums(np.square(block, out=block))
     return Moments(n, origin, offset, sum_squares)
 
 
@@ -89,6 +89,12 @@ def column_blocks(n: int, n_units: int) -> Iterator[slice]:
 def float64_block(x: np.ndarray, columns: slice) -> np.ndarray:
     """A float64 copy of some columns, row by row in memory whatever the layout of ``x``."""
     return np.array(x[:, columns], dtype=np.float64, order="C")
+
+
+def _column_sums(block: np.ndarray) -> np.ndarray:
+    # numpy adds row to row, but sums one lone column pairwise: a unit's numbers would depend,
+    # in the last bit, on whether it was tested in company.
+    return np.add.accumulate(block)[-1] if block.shape[1] == 1 else block.sum(axis=0)
 
 
 def two_groups(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -116,7 +116,7 @@ def test_edges_are_allowed(control):
 
 
 def test_what_is_no_p_value_is_refused():
-    with pytest.raises(ValueError, match="1 of 3 p-values lie outside 0..1, first 2.3"):
+    with pytest.raises(ValueError, match=r"1 of 3 p-values lie outside 0\.\.1, first 2\.3"):
         adjust([0.1, 2.3, 0.4])
     with pytest.raises(ValueError, match="no control 'fdr'; known: fdr_bh, fdr_by"):
         adjust([0.1], control="fdr")

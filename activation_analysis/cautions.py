@@ -1,0 +1,74 @@
+"""What to be careful about in a contrast, each said in one sentence; "" where there is nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+import pandas as pd
+
+from activation_analysis.activations import Activations
+from activation_analysis.contrasts import Contrast
+from activation_analysis.prompts import PromptSet
+from activation_analysis.results import StatMap
+
+N_TRUNCATED = "n_truncated"  # the detail of a capture that counts prompts cut at the context
+
+
+def truncation(activations: Activations) -> str:
+    """Prompts that the model did not read to their end."""
+    n_cut = int(activations.details.get(N_TRUNCATED) or 0)
+    if not n_cut:
+        return ""
+    were = "was" if n_cut == 1 else "were"
+    return (
+        f"{n_cut} of {len(activations)} prompts {were} longer than the model's context and "
+        f"{were} cut: what came after was not read"
+    )
+
+
+def imbalance(balance: pd.DataFrame) -> str:
+    """Covariates in which the two sides differ, of a table that `balance` made."""
+    off = balance[balance["flagged"]]
+    if off.empty:
+        return ""
+    named = ", ".join(f"{row.covariate} ({row.smd:+.2f})" for row in off.itertuples())
+    return (
+        f"the two sides differ in {named} (standardised difference beyond 0.1): "
+        f"units that follow it will look as if they followed the contrast"
+    )
+
+
+def unequal_pooling(prompts: PromptSet, contrast: Contrast) -> str:
+    """Pooled conditions of different size, whose mean is not the mean of their means."""
+    counts = prompts.counts
+    for conditions in (contrast.first, contrast.second):
+        if len({counts[c] for c in conditions}) > 1:
+            return (
+                f"{' + '.join(conditions)} are pooled with unequal numbers of prompts "
+                f"({', '.join(str(counts[c]) for c in conditions)}): the larger one weighs more"
+            )
+    return ""
+
+
+def dependence(prompts: PromptSet, test: str) -> str:
+    """Prompts that belong together, under a test that takes them for independent."""
+    if prompts.blocks is None or test == "paired":
+        return ""
+    column = "group" if "group" in prompts.table else "item"
+    return (
+        f"the prompts have a {column} column, but test {test!r} treats every prompt as "
+        f"independent: p-values are off where prompts of one {column} are alike (too small where "
+        f"a {column} lies within one side, too large where it is on both)"
+    )
+
+
+def exclusion(maps: Mapping[str, StatMap]) -> str:
+    """Units that could not be tested, counted by reason."""
+    reasons = Counter(
+        str(reason) for stat_map in maps.values() for reason in stat_map.excluded[~stat_map.tested]
+    )
+    if not reasons:
+        return ""
+    named = ", ".join(f"{count:,} {reason}" for reason, count in sorted(reasons.items()))
+    return f"units excluded from the tests: {named}"

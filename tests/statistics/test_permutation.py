@@ -1,0 +1,333 @@
+"""Max-T: exact counts, family-wise error, step-down, exchangeability blocks, nuisance."""
+
+from itertools import combinations, permutations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from activation_analysis.statistics.exchangeability import exchangeability, permuted_rows
+from activation_analysis.statistics.hypothesis_tests import TESTS
+from activation_analysis.statistics.permutation import FAMILY_TESTS, max_t
+
+every_test = pytest.mark.parametrize("test", FAMILY_TESTS)
+
+
+def groups(n_a=4, n_b=5, n_units=3, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(n_a, n_units)) + 0.8, rng.normal(size=(n_b, n_units))
+
+
+def relabelled_statistics(a, b, test):
+    """abs(t) under every relabelling, the slow and obvious way, (n_relabellings, n_units)."""
+    pooled = np.vstack([a, b])
+    everyone = set(range(len(pooled)))
+    return np.array(
+        [
+            np.abs(
+                TESTS[test](pooled[list(first)], pooled[sorted(everyone - set(first))]).statistic
+            )
+            for first in combinations(range(len(pooled)), len(a))
+        ]
+    )
+
+
+# Known answers
+
+
+@every_test
+@pytest.mark.parametrize("step_down", [False, True])
+def test_enumeration_agrees_with_counting_by_hand(test, step_down):
+    a, b = groups()
+    all_t = relabelled_statistics(a, b, test)
+    observed = np.abs(TESTS[test](a, b).statistic)
+    found = max_t(a, b, test=test, step_down=step_down)
+    assert (found.exact, found.n_permutations) == (True, 126)
+    expected = []
+    for t in observed:
+        rivals = observed <= t if step_down else np.full(3, True)
+        expected.append(np.mean(all_t[:, rivals].max(axis=1) >= t - 1e-9))
+    if step_down:  # as certain as any more significant unit, at most
+        order = np.argsort(-observed)
+        expected = np.array(expected)
+        expected[order] = np.maximum.accumulate(expected[order])
+    np.testing.assert_allclose(found.p_value, expected, rtol=1e-12)
+    np.testing.assert_allclose(
+        found.p_uncorrected, (all_t >= observed - 1e-9).mean(axis=0), rtol=1e-12
+    )
+    np.testing.assert_allclose(np.sort(found.null_max), np.sort(all_t.max(axis=1)), rtol=1e-9)
+
+
+def test_exact_rank_permutation_agrees_with_enumeration(oracle):
+    # Exhaustive enumeration in rational arithmetic: abs(U - mean) of tied data. A t-test of
+    # midranks orders relabellings as U does.
+    for case in oracle("mann_whitney_r")["exact_permutation_with_ties"]["cases"]:
+        ranks = stats.rankdata(case["x"] + case["y"])[:, None]
+        n = len(case["x"])
+        found = max_t(ranks[:n], ranks[n:], exact=True)
+        assert found.n_permutations == case["n_perm"]
+        assert found.p_value[0] * case["n_perm"] == pytest.approx(case["count_two_sided_abs"])
+
+
+@every_test
+def test_statistic_is_that_of_the_test(test):
+    a, b = groups(30, 20, 50)
+    np.testing.assert_array_equal(max_t(a, b, test=test).statistic, TESTS[test](a, b).statistic)
+
+
+def test_uncorrected_p_agrees_with_the_t_test_on_normal_data():
+    a, b = groups(30, 30, 200)
+    found = max_t(a, b, n_permutations=4000)
+    np.testing.assert_allclose(found.p_uncorrected, TESTS["student"](a, b).p_value, atol=0.03)
+
+
+def test_adjusted_t_is_that_of_the_regression():
+    from statsmodels.api import OLS, add_constant
+
+    rng = np.random.default_rng(2)
+    a, b = groups(12, 15, 4)
+    covariates = rng.normal(size=(27, 2))
+    found = max_t(a, b, nuisance=covariates, n_permutations=20)
+    design = add_constant(np.column_stack([np.arange(27) < 12, covariates]))
+    expected = [OLS(y, design).fit().tvalues[1] for y in np.vstack([a, b]).T]
+    np.testing.assert_allclose(found.statistic, expected, rtol=1e-10)
+
+
+def test_freedman_lane_by_regression_of_permuted_residuals():
+    from statsmodels.api import OLS, add_constant
+
+    rng = np.random.default_rng(3)
+    a, b = groups(3, 3, 2)
+    covariate = rng.normal(size=(6, 1))
+    y, reduced = np.vstack([a, b]), add_constant(covariate)
+    full = np.column_stack([reduced, np.arange(6) < 3])
+    residual = y - reduced @ np.linalg.lstsq(reduced, y, rcond=None)[0]
+    by_hand = [
+        max(abs(OLS(residual[list(order), j], full).fit().tvalues[-1]) for j in range(2))
+        for order in permutations(range(6))
+    ]
+    found = max_t(a, b, nuisance=covariate, n_permutations=20_000)
+    # Drawn, not enumerated: the null distribution is that of all 720 orders.
+    assert set(np.round(found.null_max, 6)) == set(np.round(by_hand, 6))
+    expected = [np.mean(np.array(by_hand) >= abs(t) - 1e-9) for t in found.statistic]
+    np.testing.assert_allclose(found.p_value, expected, atol=0.015)
+
+
+# Invariants
+
+
+@every_test
+def test_p_is_never_below_its_floor(test):
+    a, b = groups(20, 20, 10)
+    found = max_t(a + 100, b, test=test, n_permutations=99)
+    np.testing.assert_allclose(found.p_value, 1 / 100)
+    assert not found.exact
+    assert len(found.null_max) == found.n_permutations == 99
+
+
+@every_test
+def test_step_down_is_never_less_powerful(test):
+    a, b = groups(15, 15, 300)
+    single = max_t(a, b, test=test, n_permutations=300, rng=np.random.default_rng(1))
+    stepped = max_t(
+        a, b, test=test, n_permutations=300, step_down=True, rng=np.random.default_rng(1)
+    )
+    assert np.all(stepped.p_value <= single.p_value)
+    assert np.any(stepped.p_value < single.p_value)
+    strongest = np.argmax(np.abs(single.statistic))
+    assert stepped.p_value[strongest] == single.p_value[strongest]
+    np.testing.assert_allclose(stepped.null_max, single.null_max, rtol=1e-12)
+
+
+@every_test
+@pytest.mark.parametrize("step_down", [False, True])
+def test_blocks_of_units_and_permutations_change_nothing(test, step_down, monkeypatch):
+    a, b = groups(10, 12, 130)
+    whole = max_t(a, b, test=test, n_permutations=200, step_down=step_down)
+    monkeypatch.setattr("activation_analysis.statistics.permutation.BLOCK_UNITS", 7)
+    monkeypatch.setattr("activation_analysis.statistics.permutation.BLOCK_PERMUTATIONS", 11)
+    parts = max_t(a, b, test=test, n_permutations=200, step_down=step_down)
+    np.testing.assert_array_equal(whole.p_value, parts.p_value)
+    np.testing.assert_array_equal(whole.p_uncorrected, parts.p_uncorrected)
+    np.testing.assert_allclose(whole.null_max, parts.null_max, rtol=1e-12)
+
+
+@every_test
+def test_bad_units_leave_the_family_and_nothing_else_changes(test):
+    a, b = groups(10, 10, 6)
+    clean = max_t(a[:, :3], b[:, :3], test=test)
+    a[:, 3], b[:, 3] = 1, 2
+    a[0, 4], b[0, 5] = np.nan, np.inf
+    found = max_t(a, b, test=test)
+    np.testing.assert_allclose(found.p_value[:3], clean.p_value, rtol=1e-12)
+    for name in ("statistic", "p_value", "p_uncorrected"):
+        assert np.all(np.isnan(getattr(found, name)[3:]))
+
+
+@every_test
+def test_float32_with_an_offset_keeps_the_ties_of_discrete_data(test):
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 3, size=(5, 40)), rng.integers(0, 3, size=(5, 40))
+    plain = max_t(a, b, test=test)
+    moved = max_t((a + 10_000).astype(np.float32), (b + 10_000).astype(np.float32), test=test)
+    np.testing.assert_array_equal(plain.p_value, moved.p_value)
+    # With as many relabellings as there are, a count is whole and includes its mirror image.
+    counts = plain.p_uncorrected[~np.isnan(plain.p_value)] * plain.n_permutations
+    np.testing.assert_allclose(counts % 2, 0, atol=1e-9)
+
+
+@every_test
+def test_swapped_groups_keep_p(test):
+    a, b = groups()
+    np.testing.assert_allclose(
+        max_t(a, b, test=test).p_value, max_t(b, a, test=test).p_value, rtol=1e-12
+    )
+
+
+def test_the_same_seed_draws_the_same_numbers():
+    a, b = groups(20, 20, 5)
+    one, two = (max_t(a, b, rng=np.random.default_rng(5)).p_value for _ in range(2))
+    np.testing.assert_array_equal(one, two)
+
+
+@every_test
+@pytest.mark.parametrize("step_down", [False, True])
+def test_family_wise_error_is_five_percent(test, step_down):
+    rng = np.random.default_rng(7)
+    hits = 0
+    for _ in range(400):
+        shared = rng.normal(size=(20, 1))  # correlated units
+        x = rng.normal(size=(20, 30)) + shared
+        p = max_t(x[:10], x[10:], test=test, n_permutations=99, step_down=step_down, rng=rng)
+        hits += p.p_value.min() <= 0.05
+    # 400 families: three standard errors are 3.3 %.
+    assert hits / 400 == pytest.approx(0.05, abs=0.033)
+
+
+# Exchangeability
+
+
+def test_shuffles_are_uniform_over_all_relabellings():
+    atoms = exchangeability(np.arange(5) < 2, None)
+    assert atoms.n_relabellings == 10
+    drawn = atoms.draw(20_000, np.random.default_rng(0))
+    _, counts = np.unique(drawn, axis=0, return_counts=True)
+    assert stats.chisquare(counts).pvalue > 1e-3
+    assert len(counts) == 10
+
+
+def test_enumeration_lists_every_relabelling_once_and_the_observed_one():
+    in_first = np.array([True, False, True, True, False, False])
+    for labels, expected in ((None, 20), ([0, 0, 1, 1, 1, 2], 2 * 3), ([0, 1, 2, 3, 4, 5], 20)):
+        atoms = exchangeability(in_first, labels)
+        every = atoms.enumerate()
+        assert every.shape == (expected, 6)
+        assert len(np.unique(every, axis=0)) == expected == atoms.n_relabellings
+        assert np.any(np.all(every == in_first, axis=1))
+        assert np.all(every.sum(axis=1) == 3)
+
+
+def test_crossed_blocks_are_shuffled_within():
+    in_first = np.repeat([True, False], 6)
+    items = np.tile(np.arange(6), 2)
+    drawn = exchangeability(in_first, items).draw(100, np.random.default_rng(0))
+    assert np.all(drawn[:, :6] != drawn[:, 6:])
+    assert exchangeability(in_first, items).n_relabellings == 2**6
+
+
+def test_nested_blocks_are_relabelled_whole_among_equals():
+    in_first = np.repeat([True, False], [8, 10])
+    templates = np.repeat(list("abcdefg"), [2, 2, 4, 2, 2, 4, 2])
+    atoms = exchangeability(in_first, templates)
+    drawn = atoms.draw(200, np.random.default_rng(0))
+    for template in set(templates):
+        inside = drawn[:, templates == template]
+        assert np.all(inside == inside[:, :1])
+    assert np.all(drawn.sum(axis=1) == 8)
+    assert atoms.n_relabellings == 10 * 2  # 2 of 5 pairs, 1 of 2 foursomes
+
+
+@pytest.mark.parametrize("labels", [None, [0, 0, 1, 1, 0, 1, 2, 2], [0, 0, 1, 1, 2, 2, 3, 3]])
+def test_permuted_rows_move_what_may_be_exchanged(labels):
+    in_first = np.arange(8) < 4
+    atoms = exchangeability(in_first, labels)
+    rows = permuted_rows(atoms, 2000, np.random.default_rng(0))
+    assert np.all(np.sort(rows, axis=1) == np.arange(8))
+    reachable = {tuple(row) for row in atoms.enumerate()}
+    assert {tuple(in_first[row]) for row in rows} == reachable
+
+
+def test_templates_inflate_the_error_unless_they_are_the_blocks():
+    # facts: templates x fillings with a shared intraclass correlation, taken as independent.
+    rng = np.random.default_rng(11)
+    templates = np.repeat(np.arange(12), 4)
+    naive, blocked = 0, 0
+    for _ in range(200):
+        x = rng.normal(size=(12, 3))[templates] + rng.normal(size=(48, 3))
+        a, b = x[:24], x[24:]
+        naive += max_t(a, b, n_permutations=99, rng=rng).p_value.min() <= 0.05
+        blocked += max_t(a, b, n_permutations=99, groups=templates, rng=rng).p_value.min() <= 0.05
+    assert naive / 200 > 0.2
+    assert blocked / 200 == pytest.approx(0.05, abs=0.047)
+
+
+def test_a_confound_inflates_the_error_unless_it_is_a_covariate():
+    rng = np.random.default_rng(12)
+    length = np.concatenate([rng.normal(0.6, 1, 25), rng.normal(0, 1, 25)])
+    naive, adjusted = 0, 0
+    for _ in range(200):
+        x = 0.6 * length[:, None] + rng.normal(size=(50, 3))
+        a, b = x[:25], x[25:]
+        naive += max_t(a, b, n_permutations=99, rng=rng).p_value.min() <= 0.05
+        p = max_t(a, b, n_permutations=99, nuisance=length, rng=rng).p_value
+        adjusted += p.min() <= 0.05
+    assert naive / 200 > 0.2
+    assert adjusted / 200 == pytest.approx(0.05, abs=0.047)
+
+
+# Planted effects
+
+
+@every_test
+@pytest.mark.parametrize(
+    "design",
+    [{}, {"step_down": True}, {"groups": np.tile(np.arange(15), 2)}],
+)
+def test_planted_units_are_found_and_no_others(test, design):
+    a, b = groups(15, 15, 500, seed=4)
+    a = a - 0.8
+    a[:, [3, 300]] += 3
+    found = max_t(a, b, test=test, n_permutations=400, **design)
+    assert np.flatnonzero(found.p_value <= 0.05).tolist() == [3, 300]
+
+
+def test_a_planted_unit_is_found_beside_a_covariate():
+    rng = np.random.default_rng(5)
+    length = rng.normal(size=30)
+    x = rng.normal(size=(30, 100)) + 2 * length[:, None]
+    x[:15, 42] += 2.5
+    found = max_t(x[:15], x[15:], nuisance=length, n_permutations=400)
+    assert np.flatnonzero(found.p_value <= 0.05).tolist() == [42]
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"test": "mannwhitney"}, "no permutation test 'mannwhitney'; known: student, welch"),
+        ({"n_permutations": 0}, "n_permutations is 0"),
+        ({"exact": "always"}, "exact is 'always'"),
+        ({"groups": [1, 2]}, r"one label per prompt, \(9,\)"),
+        ({"groups": [0, 0, 0, 0, 1, 1, 1, 1, 1]}, "the 2 groups leave nothing to exchange"),
+        ({"nuisance": np.ones((4, 2))}, r"expected one row per prompt, \(9, k\)"),
+        ({"nuisance": np.full((9, 1), np.nan)}, "nuisance holds NaN"),
+        ({"nuisance": (np.arange(9) < 4) * 2.0}, "leave nothing of the condition"),
+        ({"nuisance": np.ones((9, 1)), "test": "welch"}, "go with test='student'"),
+        ({"nuisance": np.ones((9, 1)), "exact": True}, "permuted, never enumerated"),
+    ],
+)
+def test_unusable_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        max_t(*groups(), **options)
