@@ -1,5 +1,5 @@
-# Sourced by quickstart, test and lock: makes .venv and installs into it what is not there yet.
-# Usage: . scripts/environment.sh [EXTRA]      (from the repository's root; EXTRA such as: test)
+# Sourced by quickstart and test, from the repository's root. `use_environment [EXTRA]` makes .venv,
+# installs into it what is not there yet (EXTRA such as: test), and puts it on the PATH.
 
 # Caches go into the user's cache folder and nowhere else; no telemetry.
 export MPLCONFIGDIR="${MPLCONFIGDIR:-${XDG_CACHE_HOME:-$HOME/.cache}/matplotlib}"
@@ -44,7 +44,7 @@ install_environment() {
         return
     fi
     if [ ! -x .venv/bin/python ] || ! .venv/bin/python -m pip --version >/dev/null 2>&1 ||
-        [ "$(sed -n 's/^VIRTUAL_ENV=.\(.*\).$/\1/p' .venv/bin/activate)" != "$PWD/.venv" ]; then
+        ! grep -qF "$PWD/.venv/" .venv/bin/pip; then
         echo "making .venv"
         "$(find_python)" -m venv --clear .venv
     fi
@@ -59,5 +59,7 @@ install_environment() {
     echo "$PWD" >"$stamp"
 }
 
-install_environment "${1:-}"
-export PATH="$PWD/.venv/bin:$PATH"
+use_environment() {
+    install_environment "${1:-}"
+    export PATH="$PWD/.venv/bin:$PATH"
+}
