@@ -216,8 +216,14 @@ def _add_ui(commands: argparse._SubParsersAction) -> None:
     ui = commands.add_parser(
         "ui", help="open MLflow's UI on this machine", description="Start MLflow's UI and stay."
     )
-    ui.add_argument("--port", type=int, default=5000, help="default: 5000")
+    ui.add_argument("--port", type=_port, default=5000, help="default: 5000")
     ui.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1, this machine only")
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 65536:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port: a number from 1 to 65535")
+    return int(text)
 
 
 _CONTRAST_HELP = "such as 'math - nonmath'; may be given several times"

@@ -132,10 +132,10 @@ def _refuse_taken(host: str, port: int) -> None:
     try:
         with socket.create_server((host, port)):
             return
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise InputError(
             f"cannot listen on {host}:{port}: {error}; is a UI open already? "
-            f"choose another port: activation-analysis ui --port {min(port, 65000) + 1}"
+            f"choose another port with --port"
         ) from None
 
 

@@ -22,7 +22,7 @@ from activation_analysis.activations import Activations
 from activation_analysis.analyses import univariate
 from activation_analysis.balance import balance
 from activation_analysis.contrasts import Contrast
-from activation_analysis.errors import ExperimentError, StoreError
+from activation_analysis.errors import ExperimentError, ModelError, StoreError
 from activation_analysis.experiment import Experiment, UnivariateOptions
 from activation_analysis.progress import stage
 from activation_analysis.provenance import code_version
@@ -237,6 +237,7 @@ def read_tokens(experiment: Experiment) -> Ready:
     prompts = experiment.prompts
     source = resolve(experiment.model.id, revision=experiment.model.revision or None)
     config, tokenizer = load_config(source), load_tokenizer(source)
+    _check_layers(experiment, config)
     tokens = tokenize(
         tokenizer,
         prompts.texts,
@@ -245,6 +246,16 @@ def read_tokens(experiment: Experiment) -> Ready:
         sources=[prompts.where(row) for row in range(len(prompts))],
     )
     return Ready(experiment, source, config, tokenizer, tokens)
+
+
+def _check_layers(experiment: Experiment, config: Any) -> None:
+    n_layers = getattr(config.get_text_config(), "num_hidden_layers", None)
+    outside = [k for k in experiment.recording.layers if n_layers and k >= n_layers]
+    if outside:
+        raise ModelError(
+            f"no layer {', '.join(map(str, outside))} in {experiment.model.id!r}, which has "
+            f"{n_layers} blocks: 0 to {n_layers - 1}"
+        )
 
 
 def check_answerable(experiment: Experiment) -> None:

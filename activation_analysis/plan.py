@@ -12,15 +12,26 @@ if TYPE_CHECKING:
     from activation_analysis.pipeline import Ready
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-WORDS_OVERHEAD = 1.25  # padding, hooks and small products, over the bare matrix products
-FIXED_SECONDS = 20.0  # start-up, loading, figures and tracking on a small machine
-SECONDS_PER_MILLION_TESTS = 0.3  # unit x prompt products of a t-test, in millions per 10 prompts
+INNER_WIDTHS = ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size")  # by family
+
+# Measured with all sites of the embedded model on two cores of a 2024 server, nothing else running.
+START_SECONDS = 13.0  # imports, opening the store, provenance, uploading
+SITE_SECONDS = 1.3  # a heat map, a table and a share of the other figures, of one contrast
+PASS_OVERHEAD = 1.25  # padding, attention, norms and hooks, over the bare matrix products
+SECONDS_PER_MILLION_VALUES = 0.07  # statistics of one contrast; a value is one unit's, one prompt's
+WEIGHT_BYTES_PER_SECOND = 1e9  # reading safetensors
+LIBRARY_BYTES = 700e6  # torch, transformers, mlflow and matplotlib themselves
 TABLE_BYTES_PER_UNIT = 70  # parquet columns of one unit
+SITE_FIGURE_BYTES = 400e3
+RUN_BYTES = 900e3  # other figures, provenance, prompts
 
 
 @dataclass(frozen=True)
 class Plan:
-    """An estimate; time is for this machine, measured with one matrix product."""
+    """An estimate; time is for this machine as busy as it is, told by one matrix product.
+
+    The first use of a GGUF file, which converts it, and downloads come on top. A GPU is faster.
+    """
 
     model: str
     n_prompts: int
@@ -30,8 +41,8 @@ class Plan:
     n_units: int
     n_parameters: int
     seconds: float
-    memory_bytes: int
-    disk_bytes: int
+    memory_bytes: float
+    disk_bytes: float
 
 
 def plan(ready: Ready) -> Plan:
@@ -48,13 +59,12 @@ def plan(ready: Ready) -> Plan:
     n_parameters = sum(p.numel() for p in model.parameters())
     in_blocks = sum(p.numel() for block in blocks for p in block.parameters())
 
-    recorded = experiment.recording.layers or range(len(blocks))
-    n_units = len(recorded) * sum(_width(site, config) for site in experiment.recording.sites)
-    n_tokens = int(tokens.n_tokens.sum())
-    n_prompts = len(tokens)
-    capture_bytes = n_prompts * n_units * 4
-    dtype = experiment.model.dtype
-    weight_bytes = n_parameters * BYTES.get(dtype, 4)
+    sites, n_contrasts = experiment.recording.sites, len(experiment.contrasts)
+    n_layers = len(experiment.recording.layers) or len(blocks)
+    n_units = n_layers * sum(_width(site, config) for site in sites)
+    n_prompts, n_tokens = len(tokens), int(tokens.n_tokens.sum())
+    capture_bytes = 4 * n_prompts * n_units
+    weight_bytes = n_parameters * BYTES.get(experiment.model.dtype, 4)
     batch = max(experiment.recording.batch_tokens, int(tokens.n_tokens.max()))
     return Plan(
         model=experiment.model.id,
@@ -64,19 +74,27 @@ def plan(ready: Ready) -> Plan:
         n_layers=len(blocks),
         n_units=n_units,
         n_parameters=n_parameters,
-        seconds=FIXED_SECONDS
-        + WORDS_OVERHEAD * 2 * in_blocks * n_tokens / products_per_second()
-        + SECONDS_PER_MILLION_TESTS * n_prompts * n_units / 1e7,
-        # Weights, one batch of wide states, the matrix with its float64 copy of one block.
-        memory_bytes=weight_bytes + batch * 8 * _width("neuron", config) * 4 + 3 * capture_bytes,
-        disk_bytes=capture_bytes + TABLE_BYTES_PER_UNIT * n_units * len(experiment.contrasts),
+        seconds=START_SECONDS
+        + weight_bytes / WEIGHT_BYTES_PER_SECOND
+        + PASS_OVERHEAD * 2 * in_blocks * n_tokens / products_per_second()
+        + n_contrasts * SITE_SECONDS * len(sites)
+        + n_contrasts * SECONDS_PER_MILLION_VALUES * n_prompts * n_units / 1e6,
+        # Weights, one batch of wide states, the matrix and what its tests hold of it.
+        memory_bytes=LIBRARY_BYTES
+        + weight_bytes
+        + batch * 8 * _width("neuron", config) * 4
+        + 3 * capture_bytes,
+        disk_bytes=capture_bytes
+        + n_contrasts * (TABLE_BYTES_PER_UNIT * n_units + SITE_FIGURE_BYTES * len(sites))
+        + n_contrasts * RUN_BYTES,
     )
 
 
 def _width(site: str, config) -> int:
     text = config.get_text_config()
     if site == "neuron":
-        return getattr(text, "intermediate_size", None) or 4 * text.hidden_size
+        named = (getattr(text, name, None) for name in INNER_WIDTHS)
+        return next((width for width in named if width), 4 * text.hidden_size)
     if site == "head":
         heads = text.num_attention_heads
         return heads * (getattr(text, "head_dim", None) or text.hidden_size // heads)

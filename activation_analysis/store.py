@@ -34,6 +34,7 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 CAPTURE = "capture.json"
 CONDITIONS = "conditions.json"
+LOCK = ".lock"
 CHECKSUM = "checksum"  # of the JSON file that holds it, without this entry
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -151,13 +152,15 @@ def _refuse_unstorable(data: Mapping[str, Activations]) -> None:
 
 @contextmanager
 def _locked(folder: Path, *, shared: bool = False) -> Iterator[None]:
-    """One writer or any number of readers at a time, on this machine."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+    """One writer or any number of readers at a time."""
+    # A file of its own, not the folder: network file systems lock only what is open for writing.
+    file = folder / LOCK
+    if shared and not file.exists():
+        yield  # a copy that left the hidden file behind; nobody writes there
+        return
+    with file.open("rb" if shared else "ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(descriptor)
 
 
 def _remove(folder: Path, is_unwanted: Callable[[str], bool]) -> None:

@@ -156,7 +156,7 @@ def show_plan(experiment: Experiment, plan: Plan) -> None:
         "units": f"{plan.n_units:,} at {', '.join(experiment.recording.sites)}",
         "time": f"about {_duration(plan.seconds)} on this machine's processor",
         "memory": f"about {_size(plan.memory_bytes)}",
-        "disk": f"about {_size(plan.disk_bytes)}",
+        "disk": f"about {_size(plan.disk_bytes)}, and as much again while it is being logged",
     }
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for name, value in rows.items():

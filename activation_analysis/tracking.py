@@ -146,11 +146,21 @@ def tracked_run(
             run = mlflow.start_run(experiment_id=_mlflow_experiment(), run_name=named or run_name)
     except MlflowException as error:
         raise TrackingError(f"cannot start a run: {without_secrets(str(error))}") from error
-    if joins and (named or _is_made_up(run.info.run_name)):
-        mlflow.MlflowClient().set_tag(run.info.run_id, "mlflow.runName", named or run_name)
+    if joins:
+        _tidy_joined(run, run_name=run_name, named=named)
     with _ended_with_reason(run, experiment, kind):
         yield TrackedRun.of(run)
     mlflow.end_run("FINISHED")
+
+
+def _tidy_joined(run: Run, *, run_name: str, named: str) -> None:
+    """Name a run that nobody named, and take passwords out of what `mlflow run` noted."""
+    client, run_id = mlflow.MlflowClient(), run.info.run_id
+    if named or _is_made_up(run.info.run_name):
+        client.set_tag(run_id, "mlflow.runName", named or run_name)
+    for key, value in run.data.tags.items():
+        if without_secrets(value) != value:  # the URL of the git remote, for one
+            client.set_tag(run_id, key, without_secrets(value))
 
 
 @contextmanager
@@ -244,7 +254,7 @@ def log_outcome(
         child_outcome = replace(outcome, experiment=experiment, results=(result,))
         name = f"{outcome.run_name}·{result.contrast_name}"
         with (
-            mlflow.start_run(run_name=name, nested=True) as child,
+            mlflow.start_run(experiment_id=run.experiment_id, run_name=name, nested=True) as child,
             _ended_with_reason(child, experiment, run.tags.get("aa.kind", "experiment")),
         ):
             run_id = child.info.run_id
@@ -405,7 +415,7 @@ def list_runs(**tags: str) -> list[TrackedRun]:
     """
     connect()
     wanted = {"complete": "1", "schema": contract.SCHEMA} | tags
-    conditions = [f"tags.`aa.{key}` = '{_quotable(value)}'" for key, value in wanted.items()]
+    conditions = [f"tags.`aa.{key}` = {_quoted(value)}" for key, value in wanted.items()]
     client = mlflow.MlflowClient()
     experiments = [e.experiment_id for e in client.search_experiments()]
     found: list[TrackedRun] = []
@@ -423,10 +433,12 @@ def list_runs(**tags: str) -> list[TrackedRun]:
             return found
 
 
-def _quotable(value: str) -> str:
-    if "'" in value:
-        raise TrackingError(f"{value!r} holds a quote, which MLflow's search cannot look for")
-    return value
+def _quoted(value: str) -> str:
+    """A text as MLflow's search takes it."""
+    quote = '"' if "'" in value else "'"
+    if quote in value:
+        raise TrackingError(f"{value!r} holds both quotes, which MLflow's search cannot look for")
+    return f"{quote}{value}{quote}"
 
 
 @contextmanager

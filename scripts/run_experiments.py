@@ -44,7 +44,8 @@ def newest_run(experiment: str, model: str) -> str:
 
     name = load_experiment(experiment, experiment_roots()).name
     wanted = {"prompts": name} | ({"model": model} if model else {})
-    runs = list_runs(**wanted)
+    # Of several contrasts the parent, which has them all.
+    runs = [run for run in list_runs(**wanted) if run.parent_id is None]
     if not runs:
         of_model = f" with model {model!r}" if model else ""
         raise TrackingError(

@@ -4,11 +4,25 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
 
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
+
+
+@pytest.fixture(autouse=True)
+def one_thread_for_tiny_models(request):
+    """Threads that meet at every tiny product wait for each other, on a busy machine for long."""
+    torch = sys.modules.get("torch")
+    if torch is None or request.node.get_closest_marker("real"):
+        yield
+        return
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n_threads)
 
 
 @pytest.fixture(scope="session")

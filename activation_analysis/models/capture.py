@@ -41,11 +41,10 @@ from activation_analysis.models.sites import (
     ModelSites,
     Tap,
     find_sites,
-    input_device,
-    read,
     require_sites,
 )
 from activation_analysis.models.tokenizing import Tokens, context_length, tokenize
+from activation_analysis.models.tracing import input_device, read
 from activation_analysis.progress import stage
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from activation_analysis.models.sites import Tap, first_tensor, received
+from activation_analysis.models.sites import Tap
+from activation_analysis.models.tracing import first_tensor, received
 
 Pool = Callable[[torch.Tensor, "TokenRows"], torch.Tensor]
 Address = tuple[str, int]  # site, layer
@@ -82,8 +83,9 @@ class Recorder:
     a copy at every hook.
     """
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, addresses: Iterable[Address]) -> None:
         self.pool = pool
+        self.addresses = frozenset(addresses)
         self._rows: dict[torch.device, TokenRows] = {}
         self._heard: dict[Address, torch.Tensor] = {}
 
@@ -102,8 +104,17 @@ class Recorder:
         self._heard[address] = self.pool(states, rows)
 
     def take(self) -> dict[Address, torch.Tensor]:
-        """What was heard since `expect`, float32 on the CPU; forgotten here."""
+        """What was heard since `expect`, float32 on the CPU; forgotten here.
+
+        Raises
+        ------
+        RuntimeError
+            If a module that was tapped did not run.
+        """
         heard, self._heard = self._heard, {}
+        silent = self.addresses - heard.keys()
+        if silent:
+            raise RuntimeError(f"nothing ran at {sorted(silent)}: the model skipped a module")
         return {address: states.to("cpu", torch.float32) for address, states in heard.items()}
 
     def _rows_on(self, device: torch.device) -> TokenRows:
@@ -118,7 +129,7 @@ def recording(taps: Mapping[Address, Tap], pool: Pool) -> Iterator[Recorder]:
 
     Call ``recorder.expect(rows)`` before each forward pass and ``recorder.take()`` after it.
     """
-    recorder = Recorder(pool)
+    recorder = Recorder(pool, taps)
     with ExitStack() as hooks:
         for address, tap in taps.items():
             hooks.callback(_attach(tap, address, recorder).remove)

@@ -134,6 +134,15 @@ def test_a_failing_forward_leaves_no_hook(capture):
     assert all(module.training for module in model.modules())
 
 
+def test_a_module_that_is_skipped_is_not_recorded_as_noise(tiny_gpt2):
+    model, tokenizer = copy.deepcopy(tiny_gpt2[0]), tiny_gpt2[1]
+    capture = ActivationCapture(model, tokenizer=tokenizer, progress=False)
+    capture.capture_batch(SENTENCES)
+    model.transformer.h[1].forward = lambda states, *_, **__: states
+    with pytest.raises(RuntimeError, match=r"nothing ran at \[\('attention', 1\), \('mlp', 1\)\]"):
+        capture.capture_batch(SENTENCES, ["residual", "attention", "mlp"])
+
+
 def test_a_failing_proof_leaves_no_hook(tiny_gpt2):
     model = copy.deepcopy(tiny_gpt2[0])
 
@@ -163,6 +172,31 @@ def test_a_mixture_of_experts_has_no_neuron_site():
         "this model lacks sites that were asked for (neuron: no down-projection yields the MLP's "
         "output (a mixture of experts?)); it has: residual, attention, mlp, head"
     )
+
+
+def test_a_shared_expert_is_not_taken_for_the_mlp():
+    """Qwen2-MoE runs one ordinary MLP beside its experts; its neurons are not all of them."""
+    from transformers import Qwen2MoeConfig, Qwen2MoeForCausalLM
+
+    config = Qwen2MoeConfig(
+        vocab_size=320,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=48,
+        moe_intermediate_size=16,
+        shared_expert_intermediate_size=48,
+        num_experts=4,
+        num_experts_per_tok=2,
+    )
+    model = Qwen2MoeForCausalLM(config)
+    capture = ActivationCapture(model, tokenizer=tiny_tokenizer(), progress=False)
+    for block, sites in zip(model.model.layers, capture.blocks, strict=True):
+        assert sites.additive
+        assert sites.taps["mlp"].module is block.mlp
+        assert "neuron" not in sites.taps
+    capture.capture_batch(SENTENCES, ["residual", "attention", "mlp", "head"])
 
 
 def tiny_mamba():
@@ -220,6 +254,53 @@ def test_a_norm_after_the_sum_is_not_taken_for_the_mlp():
     layers = model.model.decoder.layers
     assert [block.additive for block in capture.blocks] == [False, False]
     assert [block.taps["mlp"].module for block in capture.blocks] == [k.fc2 for k in layers]
+
+
+def test_post_norm_encoders_need_no_row_in_the_table():
+    """ELECTRA is laid out as BERT: its sublayers end in a norm of the sum."""
+    from transformers import ElectraConfig, ElectraModel
+
+    config = ElectraConfig(
+        vocab_size=320,
+        embedding_size=32,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=48,
+    )
+    model = ElectraModel(config)
+    capture = ActivationCapture(model, tokenizer=tiny_tokenizer(), progress=False)
+    for block, sites in zip(model.encoder.layer, capture.blocks, strict=True):
+        assert not sites.additive
+        assert sites.taps["attention"].module is block.attention.output.dense
+        assert sites.taps["mlp"].module is block.output.dense
+        assert sites.taps["neuron"].module is block.output.dense
+        assert sites.taps["head"].module is block.attention.output.dense
+
+
+def test_gpt1_norms_after_the_sum_too():
+    from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
+
+    model = OpenAIGPTLMHeadModel(OpenAIGPTConfig(vocab_size=320, n_embd=32, n_layer=2, n_head=4))
+    capture = ActivationCapture(model, tokenizer=tiny_tokenizer(), progress=False)
+    for block, sites in zip(model.transformer.h, capture.blocks, strict=True):
+        assert not sites.additive
+        assert sites.taps["attention"].module in (block.attn, block.attn.c_proj)
+        assert sites.taps["mlp"].module in (block.mlp, block.mlp.c_proj)
+
+
+def test_the_blocks_run_alone_and_without_a_cache(capture):
+    """No language-model head, and no keys and values kept for a next token."""
+    seen = []
+    handles = [
+        capture.model.transformer.register_forward_hook(lambda m, a, out: seen.append(out)),
+        capture.model.lm_head.register_forward_hook(lambda m, a, out: seen.append("head ran")),
+    ]
+    capture.capture_batch(SENTENCES)
+    for handle in handles:
+        handle.remove()
+    assert seen
+    assert [getattr(output, "past_key_values", output) for output in seen] == [None] * len(seen)
 
 
 def test_scaled_residuals_are_not_called_additive():

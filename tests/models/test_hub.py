@@ -25,7 +25,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @pytest.fixture
 def hub_cache(saved_gpt2, tmp_path) -> Path:
-    """A Hugging Face home that holds org/tiny, laid out as huggingface_hub does, and org/pickled."""
+    """A Hugging Face home with org/tiny and org/pickled, laid out as huggingface_hub does."""
     hub = tmp_path / "home" / "hub"
     tiny, pickled = (
         hub / f"models--org--{name}" / "snapshots" / COMMIT for name in ("tiny", "pickled")

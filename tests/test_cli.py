@@ -1,0 +1,478 @@
+"""The command line as users meet it: what works, and how mistakes are answered."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import mlflow
+import pytest
+from workbench import (
+    ROOT,
+    answers,
+    clean_environment,
+    command,
+    free_port,
+    fresh_store,
+    prompts_of,
+    wait_until,
+    write_prompts,
+)
+
+from activation_analysis import cli, tracking
+from activation_analysis.figures import gallery
+
+HEAVY = ("torch", "transformers", "mlflow", "matplotlib", "pandas", "numpy", "scipy", "rich")
+
+
+@pytest.fixture
+def workspace(tmp_path_factory, tmp_path, monkeypatch):
+    """A workspace of its own with an empty store; the current folder."""
+    folder = tmp_path / "work"
+    (folder / "mlruns").mkdir(parents=True)
+    (folder / "MLproject").write_text("name: activation_analysis\n")
+    shutil.copy(fresh_store(tmp_path_factory.getbasetemp()), folder / "mlruns")
+    for name in [n for n in os.environ if n.startswith("MLFLOW_")]:
+        monkeypatch.delenv(name)
+    for name, value in cli.QUIET.items():
+        monkeypatch.setenv(name, value)
+    # MLflow would keep the store of the test before.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlruns/mlflow.db")
+    monkeypatch.chdir(folder)
+    yield folder
+    while mlflow.active_run():
+        mlflow.end_run()
+
+
+@pytest.fixture
+def no_model(monkeypatch):
+    """Whoever reads weights fails the test."""
+
+    def never(*_, **__):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("activation_analysis.models.capture.load_model", never)
+
+
+def refused(capsys, *arguments):
+    """The message of a command that was refused as a mistake of its user."""
+    assert cli.main(arguments) == 2
+    answer = capsys.readouterr()
+    assert answer.out == ""
+    assert answer.err.startswith("error: ")
+    assert "Traceback" not in answer.err
+    return answer.err
+
+
+def write(name, *rows, encoding="utf-8"):
+    with open(name, "w", encoding=encoding, newline="") as file:
+        file.write("\n".join(("condition,prompt", *rows)) + "\n")
+    return name
+
+
+def good(name="good.csv"):
+    return write(name, "a,one", "a,two", "b,three", "b,four")
+
+
+def experiment_folder(toml):
+    os.makedirs("experiments/mine", exist_ok=True)
+    good("experiments/mine/prompts.csv")
+    with open("experiments/mine/experiment.toml", "w") as file:
+        file.write(toml)
+
+
+# Mistakes: exit code 2, one message, before a model loads.
+
+
+def test_every_bad_row_is_listed_with_file_and_line(workspace, no_model, capsys):
+    name = write("bad.csv", "a,one", "a,", "a,one", "b,three", ",four", "c,five")
+    said = refused(capsys, "run", name)
+    for line, problem in {
+        3: "the prompt is empty",
+        4: "the same prompt as line 2",
+        5: "condition 'b' has only this prompt",
+        6: "the condition is missing",
+        7: "condition 'c' has only this prompt",
+    }.items():
+        assert re.search(rf"bad\.csv:{line}: {problem}", said), said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "mnie"], r"no experiment 'mnie'; known: mine \(did you mean 'mine'\?\)"),
+        (["run", "nothere.csv"], r"nothere\.csv: no such file"),
+        (["run", "good.csv", "--contrast", "a - c"], "no condition 'c'.*'a', 'b'"),
+        (["run", "good.csv", "--contrast", "a-b"], "operators need white space"),
+        (["run", "good.csv", "--contrast", "a | b"], "asks for any difference"),
+        (["run", "good.csv", "--set", "univariate.alhpa=1"], r"\(did you mean 'alpha'\?\)"),
+        (["run", "good.csv", "--set", "univariate.alpha=2"], "between 0 and 1, not 2"),
+        (["run", "good.csv", "--set", "nonsense"], r"write it as table\.option=value"),
+        (["run", "good.csv", "--test", "anova"], "test is 'anova'; known: mannwhitney"),
+        (["run", "good.csv", "--test", "paired"], "no item column"),
+        (["run", "good.csv", "--device", "gpu"], "device is 'gpu'; known: auto, cpu"),
+        (["run", "good.csv", "--dtype", "int8"], "dtype is 'int8'; known: auto, bfloat16"),
+        (["run", "good.csv", "--sites", "mlp,brain"], "'brain'; known: .*residual"),
+        (["run", "good.csv", "--position", "middle"], "position is 'middle'"),
+        (["run", "good.csv", "--layers", "-1"], "whole number of at least 0"),
+        (["run", "good.csv", "--model", "/no/such/folder"], "no model file or folder"),
+        (["run", "good.csv", "--model", "./mlruns"], r"holds no config\.json"),
+        (["run", "good.csv", "--nonsense", "1"], "unrecognized arguments: --nonsense"),
+        (["run"], "arguments are required: EXPERIMENT"),
+        (["dance"], "invalid choice: 'dance'"),
+        (["analyze", "0123456789abcdef"], "no complete run is called '0123456789abcdef'"),
+        (["analyze", "f" * 32], "no run ffff"),
+        (["analyze", "latest"], "none is there yet"),
+        (["analyze", "latest", "--set", "model.id=gpt2"], "cannot change its model"),
+        (["analyze", "latest", "--set", " recording.position = mean"], "cannot change its model"),
+        (["analyze", "latest", "--set", "prompts=good.csv"], "cannot change its model"),
+        (["check", "nothere.csv"], "no such file"),
+        (["plan", "good.csv", "--layers", "999", "--model", "MODEL"], "no layer 999"),
+        (["ui", "--port", "99999999"], "'99999999' is no port"),
+    ],
+    ids=lambda value: " ".join(value)[:50] if isinstance(value, list) else "",
+)
+def test_a_mistake_is_one_clear_message(
+    workspace, no_model, capsys, saved_gpt2, arguments, message
+):
+    good()
+    experiment_folder('[contrasts]\nx = "a - b"\n')
+    arguments = [str(saved_gpt2) if a == "MODEL" else a for a in arguments]
+    said = refused(capsys, *arguments)
+    assert re.search(message, said, re.DOTALL), said
+
+
+def test_an_unknown_key_is_named_with_its_line_and_the_nearest(workspace, no_model, capsys):
+    experiment_folder('[contrasts]\nx = "a - b"\n\n[univariate]\nalhpa = 0.01\n')
+    said = refused(capsys, "run", "mine")
+    assert "experiments/mine/experiment.toml:5: [univariate] has no option 'alhpa'" in said
+    assert "(did you mean 'alpha'?)" in said
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16-le"])
+def test_another_encoding_is_named_with_the_remedy(workspace, no_model, capsys, encoding):
+    name = write("old.csv", "a,café", "a,two", "b,three", "b,four", encoding=encoding)
+    said = refused(capsys, "run", name)
+    assert re.search(r"old\.csv:\d+: .*save the file as UTF-8", said), said
+
+
+def test_a_prompt_longer_than_the_context_is_refused(workspace, no_model, capsys, saved_gpt2):
+    name = write("long.csv", "a,one", "a,two" + " and more" * 99, "b,three", "b,four")
+    said = refused(capsys, "run", name, "--model", str(saved_gpt2))
+    assert re.search(r"long\.csv:3: .* longer than the model's context of 96 tokens", said)
+    assert tracking.list_runs() == []
+
+
+def test_a_hub_model_that_is_not_here_is_explained_offline(workspace, tmp_path):
+    good()
+    answer = command(
+        *("run", "good.csv", "--model", "someone/nothing"),
+        cwd=workspace,
+        HF_HUB_OFFLINE="1",
+        HF_HOME=str(tmp_path / "hub"),
+    )
+    assert answer.returncode == 2
+    assert answer.stdout == ""
+    assert answer.stderr.startswith("error: 'someone/nothing' is not in the local cache")
+    assert "hf download someone/nothing" in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_bad_input_leaves_its_reason_in_the_run_of_mlflow_run(workspace, monkeypatch, capsys):
+    tracking.connect()
+    client = mlflow.MlflowClient()
+    for arguments, reason in {
+        ("run", "nothere"): "ExperimentError: no experiment 'nothere'",
+        ("run", "math", "--typo", "1"): "InputError: unrecognized arguments: --typo",
+    }.items():
+        run_id = client.create_run("0").info.run_id
+        monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
+        refused(capsys, *arguments)
+        assert client.get_run(run_id).data.tags["aa.exit"].startswith(reason)
+        monkeypatch.delenv("MLFLOW_RUN_ID")
+
+
+def test_a_dead_tracking_server_is_no_traceback(workspace, monkeypatch, capsys):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    assert "cannot open the tracking store" in refused(capsys, "list", "runs")
+
+
+# Help is quick.
+
+
+@pytest.mark.parametrize("name", ["", "run", "analyze", "check", "plan", "list", "ui"])
+def test_help_loads_nothing_heavy(name, tmp_path):
+    code = (
+        "import sys, json\nfrom activation_analysis.cli import main\n"
+        "try:\n    main(sys.argv[1:])\nexcept SystemExit as end:\n    assert not end.code\n"
+        f"print(json.dumps([m for m in {HEAVY!r} if m in sys.modules]), file=sys.stderr)"
+    )
+    arguments = [name, "--help"] if name else ["--help"]
+    answer = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=True,
+    )
+    assert json.loads(answer.stderr) == []
+    assert answer.stdout.startswith("usage: ")
+
+
+def test_every_option_of_the_experiment_file_has_a_way_in():
+    from activation_analysis.options import leaf_names
+
+    spelled = set(cli.OVERRIDES.values()) | {"recording.truncate"}
+    assert spelled <= set(leaf_names())
+    assert set(leaf_names()) - spelled == {"question", "prompts"}
+
+
+@pytest.mark.parametrize("spelling", ["--top-n", "--top_n"])
+def test_options_are_taken_as_mlflow_run_spells_them(spelling):
+    args = cli._parser().parse_args(["run", "math", spelling, "5", "--model", "a="])
+    assert cli.overrides(args) == ["model.id=a=", "univariate.top_n=5"]
+
+
+def test_an_empty_value_was_not_given():
+    args = cli._parser().parse_args(["run", "x", "--model", "", "--seed", "", "--contrasts", ""])
+    assert cli.overrides(args) == []
+
+
+# What the commands show.
+
+MARKUP = ["[red]", "[/INST]", "[bold]x[/bold]", "[link=http://x]"]
+
+
+def test_markup_in_conditions_and_prompts_is_text(workspace, saved_gpt2, capsys):
+    rows = [f"{c},{c} {i} [/red] $x_{{$" for c in MARKUP[:2] for i in range(3)]
+    name = write("markup.csv", *rows)
+    assert cli.main(["check", name, "--model", str(saved_gpt2)]) == 0
+    out = capsys.readouterr().out
+    assert "6 prompts: 3 [red], 3 [/INST]" in out
+    assert "[red] - [/INST]" in out
+    assert "no mistake found" in out
+    assert cli.main(["plan", name, "--model", str(saved_gpt2)]) == 0
+    assert "[red] - [/INST]" in capsys.readouterr().out
+
+
+def test_control_sequences_do_not_reach_the_terminal(workspace, saved_gpt2, capsys):
+    experiment_folder('question = "a\\u001b[2Jb"\n[contrasts]\nx = "a - b"\n')
+    assert cli.main(["check", "mine", "--model", str(saved_gpt2)]) == 0
+    assert cli.main(["list"]) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert "a�[2Jb" in out
+
+
+def test_check_counts_and_compares_also_without_a_model(workspace, capsys):
+    write_prompts(workspace / "p.csv", ["a", "b"], item=[*"123456789", *"123456789"])
+    assert cli.main(["check", "p.csv", "--model", "/no/model"]) == 0
+    out = capsys.readouterr().out
+    assert "18 prompts: 9 a, 9 b" in out
+    assert "9 different items" in out
+    assert "tokens were not counted: no model file or folder" in out
+    assert re.search(r"words +5\.00 ± 0\.00 +5\.00 ± 0\.00 +\+0\.000", out), out
+
+
+def test_list_says_how_to_get_a_first_run(workspace, capsys):
+    assert cli.main(["list", "runs"]) == 0
+    assert "no complete run yet; start one with: activation-analysis" in capsys.readouterr().out
+
+
+def test_list_shows_experiments_and_what_is_wrong_with_others(workspace, capsys):
+    experiment_folder('[contrasts]\nx = "a - b"\n')
+    os.makedirs("experiments/broken")
+    with open("experiments/broken/experiment.toml", "w") as file:
+        file.write("typo = 1\n")
+    assert cli.main(["list"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"mine +4 +a - b", out)
+    assert "! experiments/broken/experiment.toml:1: no table or option 'typo'" in out
+
+
+def test_plan_predicts_units_exactly_and_disk_nearly(workspace, saved_gpt2, capsys, monkeypatch):
+    from activation_analysis.experiment import Experiment, apply_overrides
+    from activation_analysis.pipeline import prepare, run
+    from activation_analysis.plan import plan
+
+    path = write_prompts(workspace / "p.csv", {"a": 20, "b": 20})
+    for sites, layers in (("residual,attention,mlp,neuron,head", "all"), ("neuron", "0,2")):
+        experiment = apply_overrides(
+            Experiment.from_prompts(path),
+            [f"model.id={saved_gpt2}", f"recording.sites={sites}", f"recording.layers={layers}"],
+        )
+        ready = prepare(experiment)
+        predicted = plan(ready)
+        recorded = run(experiment, ready=ready, progress=False).activations
+        assert predicted.n_units == recorded.n_units
+        assert predicted.n_tokens == recorded.n_tokens.sum()
+        assert predicted.longest == recorded.n_tokens.max()
+        assert predicted.n_layers == recorded.n_layers
+
+
+def test_plan_knows_the_width_of_every_family():
+    from tiny_models import DECODERS, tiny_config, tiny_model, tiny_tokenizer
+
+    from activation_analysis import ActivationCapture
+    from activation_analysis.plan import _width
+
+    for family in ("gpt2", "llama", "opt", "falcon", "gemma2", "gpt_neo", "mistral", "phi"):
+        assert family in DECODERS
+        capture = ActivationCapture(tiny_model(family), tokenizer=tiny_tokenizer(), progress=False)
+        recorded = capture.capture_batch(["The sea is wide."], layers=[1])
+        widths = {site: recorded.matrix(site).shape[1] for site in recorded.sites}
+        assert widths == {site: _width(site, tiny_config(family)) for site in widths}, family
+
+
+# From a prompt file to a tracked run.
+
+
+def rows_of(n=5):
+    return [(c, text) for c in ("calm", "angry") for text in prompts_of(c, n)]
+
+
+def as_csv():
+    return [write("mine.csv", *(f"{c},{t}" for c, t in rows_of()))]
+
+
+def as_tsv():
+    with open("mine.tsv", "w") as file:
+        file.write("condition\tprompt\n" + "".join(f"{c}\t{t}\n" for c, t in rows_of()))
+    return ["mine.tsv"]
+
+
+def as_jsonl():
+    with open("mine.jsonl", "w") as file:
+        file.writelines(json.dumps({"condition": c, "prompt": t}) + "\n" for c, t in rows_of())
+    return ["mine.jsonl"]
+
+
+def as_texts():
+    for condition in ("calm", "angry"):
+        with open(f"{condition}.txt", "w") as file:
+            file.writelines(f"{text}\n" for c, text in rows_of() if c == condition)
+    return ["calm.txt", "angry.txt"]
+
+
+@pytest.fixture
+def blank_figures(monkeypatch):
+    from matplotlib.figure import Figure
+
+    def blank(*_):
+        return Figure(figsize=(1, 1))
+
+    monkeypatch.setattr(gallery, "FIGURES", {"layer_profile": blank})
+    monkeypatch.setattr(gallery, "SITE_FIGURES", {})
+
+
+@pytest.mark.parametrize("make", [as_csv, as_tsv, as_jsonl, as_texts])
+def test_a_users_own_prompts_run_without_touching_the_package(
+    workspace, saved_gpt2, capsys, blank_figures, make
+):
+    files = make()
+    sites = ["--sites", "mlp", "--model", str(saved_gpt2)]
+    assert cli.main(["run", *files, "--contrast", "calm - angry", *sites]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^calm - angry: \d+ of \d+ units \(.*%\) differ \(welch", out, re.MULTILINE)
+    (run,) = tracking.list_runs()
+    assert run.params["prompts.n_calm"] == run.params["prompts.n_angry"] == "5"
+    assert run.tags["aa.exit"] == "ok"
+    assert f"run {run.run_id} ({run.name}), FINISHED" in out
+    for line in re.findall(r"^(?:summary: |top units:| ) +(\S+\.(?:md|csv|png))$", out, re.M):
+        assert os.path.isfile(line), line
+    assert "activation-analysis ui" in out
+
+
+def test_run_list_and_analyze_end_to_end(workspace, saved_gpt2, capsys, blank_figures):
+    write_prompts(workspace / "p.csv", {"a": 16, "b": 16, "c": 16})
+    asked = ["--contrast", "a - b", "--contrast", "a + b - c", "--model", str(saved_gpt2)]
+    chosen = ["--sites", "mlp,residual", "--layers", "0,2", "--seed", "3"]
+    assert cli.main(["run", "p.csv", *asked, *chosen, "--run-name", "my own name"]) == 0
+    out = capsys.readouterr().out
+    assert "a - b: " in out
+    assert "a + b - c: " in out
+    assert out.count("figures/layer_profile.png") == 2
+    parent = tracking.find_run("latest")
+    assert parent.name == "my own name"
+    children = [r for r in tracking.list_runs() if r.parent_id == parent.run_id]
+    assert len(children) == 2
+
+    assert cli.main(["list", "runs"]) == 0
+    out = capsys.readouterr().out
+    assert f"{parent.run_id[:8]}" in out
+    assert "(several)" in out
+
+    # One contrast of it, then that analysis again; no model is read.
+    (child,) = [c for c in children if c.tags["aa.contrast"] == "a + b - c"]
+    assert cli.main(["analyze", child.run_id[:10], "--test", "mannwhitney"]) == 0
+    first = tracking.find_run("latest")
+    assert first.params["analysis.test"] == "mannwhitney"
+    assert first.params["contrast"] == "a + b - c"
+    assert first.params["analysis.seed"] == "3"
+    assert first.tags["aa.capture_run"] == parent.run_id
+    assert cli.main(["analyze", "latest", "--alpha", "0.01"]) == 0
+    second = tracking.find_run("latest")
+    assert second.run_id != first.run_id
+    assert second.params["analysis.test"] == "mannwhitney"
+    assert second.params["analysis.alpha"] == "0.01"
+    assert second.tags["aa.capture"] == parent.tags["aa.capture"]
+
+    # All contrasts of the parent, then one that was never asked before.
+    assert cli.main(["analyze", parent.run_id, "--contrast", "c - a"]) == 0
+    third = tracking.find_run("latest")
+    assert third.tags["aa.contrast"] == "c - a"
+    assert capsys.readouterr().err == ""
+
+    shutil.rmtree(tracking.local_artifacts(parent) / "activations")
+    assert "has no activations" in refused(capsys, "analyze", "latest")
+
+
+def test_truncated_prompts_are_counted_in_the_summary(workspace, saved_gpt2, capsys, blank_figures):
+    name = write("long.csv", "a,one", "a,two" + " and more" * 99, "b,three", "b,four")
+    assert cli.main(["run", name, "--truncate", "--model", str(saved_gpt2), "--sites", "mlp"]) == 0
+    (run,) = tracking.list_runs()
+    summary = (tracking.local_artifacts(run) / "summary.md").read_text()
+    said = "1 of 4 prompts was longer than the model's context and was cut"
+    assert said in summary
+    assert said in capsys.readouterr().out
+    assert run.params["recording.truncate"] == "true"
+
+
+def test_output_into_a_pipe_that_closes_draws_no_complaint(workspace):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "activation_analysis", "list"],
+        cwd=ROOT,
+        env=clean_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    process.stderr.close()
+    process.wait()
+
+
+def test_ui_starts_a_server_that_ends_with_its_command(workspace, capsys):
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "activation_analysis", "ui", "--port", str(port)],
+        cwd=workspace,
+        env=clean_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        assert wait_until(lambda: answers(f"{url}/health"), process=process)
+        assert f"cannot listen on 127.0.0.1:{port}" in refused(capsys, "ui", "--port", str(port))
+    finally:
+        process.terminate()
+        out, _ = process.communicate(timeout=30)
+    assert f"{url}/#/experiments/" in out
+    assert "?workflowType=machine_learning" in out
+    assert wait_until(lambda: not answers(f"{url}/health"), seconds=15)
