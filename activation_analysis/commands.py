@@ -18,6 +18,7 @@ from activation_analysis.experiment import (
     load_experiment,
     read_experiment,
 )
+from activation_analysis.progress import stage
 from activation_analysis.prompt_files import READERS
 from activation_analysis.workspace import experiment_roots
 
@@ -36,7 +37,8 @@ def run_command(args: argparse.Namespace) -> int:
     name = pipeline.run_name(experiment.model.id, experiment.name)
     with tracking.tracked_run(experiment, run_name=name, named=args.run_name) as run:
         outcome = pipeline.run(experiment, ready=ready)
-        run_ids = tracking.log_outcome(run, outcome, provenance())
+        with stage("Drawing and tracking"):
+            run_ids = tracking.log_outcome(run, outcome, provenance())
     terminal.show_outcome(outcome, [tracking.find_run(run_id) for run_id in run_ids])
     return 0
 
@@ -58,7 +60,8 @@ def analyze_command(args: argparse.Namespace) -> int:
     with tracking.tracked_run(experiment, run_name=name, named=args.run_name) as run:
         outcome = pipeline.rerun_analysis(experiment, activations)
         holder = source.tags.get("aa.capture_run", source.run_id)
-        run_ids = tracking.log_outcome(run, outcome, provenance(), capture_run=holder)
+        with stage("Drawing and tracking"):
+            run_ids = tracking.log_outcome(run, outcome, provenance(), capture_run=holder)
     terminal.show_outcome(outcome, [tracking.find_run(run_id) for run_id in run_ids])
     return 0
 

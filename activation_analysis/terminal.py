@@ -84,7 +84,7 @@ def _relative(folder: Path) -> Path:
 def _sites_table(result: ContrastResult) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("site")
-    for column in ("significant", "share", "peak layer", "mean |d| there", "held-out d, top 1 %"):
+    for column in ("significant", "share", "peak layer", "mean |d| there", "held-out d"):
         table.add_column(column, justify="right")
     for site, profile in result.profiles.items():
         n_tested, n_significant = int(profile.n_tested.sum()), int(profile.n_significant.sum())
