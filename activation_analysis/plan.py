@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 if TYPE_CHECKING:
     from activation_analysis.pipeline import Ready
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-INNER_WIDTHS = ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size")  # by family
 
-# Measured with all sites of the embedded model on two cores of a 2024 server, nothing else running.
+# Measured with all sites of the embedded model on two idle cores.
 START_SECONDS = 13.0  # imports, opening the store, provenance, uploading
 SITE_SECONDS = 1.3  # a heat map, a table and a share of the other figures, of one contrast
 PASS_OVERHEAD = 1.25  # padding, attention, norms and hooks, over the bare matrix products
@@ -47,68 +43,36 @@ class Plan:
 
 def plan(ready: Ready) -> Plan:
     """Estimate a run of an experiment that `pipeline.prepare` has looked at."""
-    import torch
-    from transformers import AutoModel
-
-    from activation_analysis.models.sites import find_blocks
+    from activation_analysis.models.sizes import model_size, products_per_second, site_width
 
     experiment, config, tokens = ready.experiment, ready.config, ready.tokens
-    with torch.device("meta"):
-        model = AutoModel.from_config(config)
-    blocks = find_blocks(model)
-    n_parameters = sum(p.numel() for p in model.parameters())
-    in_blocks = sum(p.numel() for block in blocks for p in block.parameters())
-
+    size = model_size(config)
     sites, n_contrasts = experiment.recording.sites, len(experiment.contrasts)
-    n_layers = len(experiment.recording.layers) or len(blocks)
-    n_units = n_layers * sum(_width(site, config) for site in sites)
+    n_layers = len(experiment.recording.layers) or size.n_blocks
+    n_units = n_layers * sum(site_width(site, config) for site in sites)
     n_prompts, n_tokens = len(tokens), int(tokens.n_tokens.sum())
     capture_bytes = 4 * n_prompts * n_units
-    weight_bytes = n_parameters * BYTES.get(experiment.model.dtype, 4)
+    weight_bytes = size.n_parameters * BYTES.get(experiment.model.dtype, 4)
     batch = max(experiment.recording.batch_tokens, int(tokens.n_tokens.max()))
     return Plan(
         model=experiment.model.id,
         n_prompts=n_prompts,
         n_tokens=n_tokens,
         longest=int(tokens.n_tokens.max()),
-        n_layers=len(blocks),
+        n_layers=size.n_blocks,
         n_units=n_units,
-        n_parameters=n_parameters,
+        n_parameters=size.n_parameters,
         seconds=START_SECONDS
         + weight_bytes / WEIGHT_BYTES_PER_SECOND
-        + PASS_OVERHEAD * 2 * in_blocks * n_tokens / products_per_second()
+        + PASS_OVERHEAD * 2 * size.n_in_blocks * n_tokens / products_per_second()
         + n_contrasts * SITE_SECONDS * len(sites)
         + n_contrasts * SECONDS_PER_MILLION_VALUES * n_prompts * n_units / 1e6,
         # Weights, one batch of wide states, the matrix and what its tests hold of it.
         memory_bytes=LIBRARY_BYTES
         + weight_bytes
-        + batch * 8 * _width("neuron", config) * 4
+        + batch * 8 * site_width("neuron", config) * 4
         + 3 * capture_bytes,
         disk_bytes=capture_bytes
         + n_contrasts * (TABLE_BYTES_PER_UNIT * n_units + SITE_FIGURE_BYTES * len(sites))
         + n_contrasts * RUN_BYTES,
     )
-
-
-def _width(site: str, config) -> int:
-    text = config.get_text_config()
-    if site == "neuron":
-        named = (getattr(text, name, None) for name in INNER_WIDTHS)
-        return next((width for width in named if width), 4 * text.hidden_size)
-    if site == "head":
-        heads = text.num_attention_heads
-        return heads * (getattr(text, "head_dim", None) or text.hidden_size // heads)
-    return text.hidden_size
-
-
-def products_per_second(size: int = 1024) -> float:
-    """Floating-point operations per second of a float32 product, best of three."""
-    import torch
-
-    x = torch.from_numpy(np.ones((size, size), dtype=np.float32))
-    best = float("inf")
-    for _ in range(3):
-        began = time.perf_counter()
-        x @ x
-        best = min(best, time.perf_counter() - began)
-    return 2 * size**3 / best

@@ -31,8 +31,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "report": ({"figures", "store", "provenance"}, {"numpy", "pandas", "jinja2", "pyarrow"}),
     "provenance": (set(), set()),
     "pipeline": ({"models", "analyses", "provenance", "store"}, {"numpy", "pandas"}),
-    # The plan sizes a model that has no memory (torch's meta device).
-    "plan": ({"models", "pipeline"}, {"numpy", "torch", "transformers"}),
+    "plan": ({"models", "pipeline"}, set()),
     "contract": ({"pipeline", "provenance", "report"}, {"numpy", "pandas"}),
     "tracking": (
         {"contract", "pipeline", "provenance", "figures", "report", "store"},

@@ -56,7 +56,7 @@ def store(tmp_path, tmp_path_factory, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
     elsewhere = tmp_path / "mlruns"  # of a workspace whose store is not used
     elsewhere.mkdir()
-    monkeypatch.setattr(tracking, "runs_folder", lambda root=None: elsewhere)
+    monkeypatch.setattr(tracking.connection, "runs_folder", lambda root=None: elsewhere)
     # Blank ones, since drawing is most of the time that a run takes.
     names = ("layer_profile", "held_out", "top_units")
     monkeypatch.setattr(gallery, "FIGURES", dict.fromkeys(names, blank))
@@ -232,7 +232,7 @@ def test_a_failure_leaves_its_reason_and_no_complete_run(
         raise error
 
     if when == "while logging":
-        monkeypatch.setattr(tracking.run_folder, "seal", fail)
+        monkeypatch.setattr(tracking.outcomes.run_folder, "seal", fail)
     else:
         monkeypatch.setattr(tracking, "log_outcome", fail)
     with pytest.raises(type(error)):
@@ -303,7 +303,7 @@ def test_a_child_is_analysed_by_its_own_contrast_from_its_parents_capture(store,
 def test_an_interrupted_child_ends_its_parent_too(store, tmp_path, monkeypatch):
     experiment = several_contrasts(tmp_path)
     outcome = outcome_of(experiment)
-    write_result, calls = tracking.run_folder.write_result, []
+    write_result, calls = tracking.outcomes.run_folder.write_result, []
 
     def second_time(*arguments):
         calls.append(arguments)
@@ -311,7 +311,7 @@ def test_an_interrupted_child_ends_its_parent_too(store, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return write_result(*arguments)
 
-    monkeypatch.setattr(tracking.run_folder, "write_result", second_time)
+    monkeypatch.setattr(tracking.outcomes.run_folder, "write_result", second_time)
     with pytest.raises(KeyboardInterrupt), tracking.tracked_run(experiment, run_name="x") as run:
         tracking.log_outcome(run, outcome, MADE_BY)
     found = mlflow.search_runs([run.experiment_id], output_format="list")
@@ -424,7 +424,7 @@ def test_the_run_of_mlflow_run_is_joined_and_keeps_the_name_its_user_gave(
 def test_mlflow_still_draws_names_that_are_recognised():
     from mlflow.utils.name_utils import _generate_random_name
 
-    assert all(tracking._is_made_up(_generate_random_name()) for _ in range(200))
+    assert all(tracking.runs._is_made_up(_generate_random_name()) for _ in range(200))
 
 
 def test_a_deleted_mlflow_experiment_is_explained(store, tmp_path):
@@ -507,7 +507,7 @@ def test_the_note_cannot_become_markup(store, tmp_path):
 def test_secrets_of_a_tracking_uri_reach_no_message():
     uri = "https://user:pass@host/path?x=1"
     assert tracking.without_secrets(f"no {uri} here") == "no https://***@host/path?x=1 here"
-    assert "pass" not in tracking._reason(ValueError(uri))
+    assert "pass" not in tracking.runs._reason(ValueError(uri))
 
 
 def test_a_server_that_does_not_answer_is_one_clear_message(monkeypatch):

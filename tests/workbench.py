@@ -104,7 +104,7 @@ def fresh_store(folder: Path) -> Path:
     file = folder / "fresh" / "mlflow.db"
     code = (
         "from activation_analysis import tracking; tracking.connect(); "
-        "print(tracking._mlflow_experiment())"
+        "print(tracking.connection.mlflow_experiment())"
     )
     processes = [
         subprocess.Popen(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-HUB_PATIENCE = 4.0  # seconds to wait for the hub's first answer
+HUB_PATIENCE = 3.0  # seconds to wait for the hub's first answer
 INDEX = "model.safetensors.index.json"
 # What stands behind the blocks: transformers fills it with random numbers where it is missing.
 HEADS = re.compile(r"(^|\.)(pooler|lm_head|cls|score|classifier|embed_out|predictions)\.")
