@@ -317,14 +317,14 @@ def test_plan_knows_the_width_of_every_family():
     from tiny_models import DECODERS, tiny_config, tiny_model, tiny_tokenizer
 
     from activation_analysis import ActivationCapture
-    from activation_analysis.plan import _width
+    from activation_analysis.models.sizes import site_width
 
     for family in ("gpt2", "llama", "opt", "falcon", "gemma2", "gpt_neo", "mistral", "phi"):
         assert family in DECODERS
         capture = ActivationCapture(tiny_model(family), tokenizer=tiny_tokenizer(), progress=False)
         recorded = capture.capture_batch(["The sea is wide."], layers=[1])
         widths = {site: recorded.matrix(site).shape[1] for site in recorded.sites}
-        assert widths == {site: _width(site, tiny_config(family)) for site in widths}, family
+        assert widths == {site: site_width(site, tiny_config(family)) for site in widths}, family
 
 
 # From a prompt file to a tracked run.
