@@ -57,9 +57,9 @@ def dependence(prompts: PromptSet, test: str) -> str:
         return ""
     column = "group" if "group" in prompts.table else "item"
     return (
-        f"the prompts have a {column} column, but test {test!r} treats every prompt as "
+        f"the prompts have a column {column!r}, but test {test!r} treats every prompt as "
         f"independent: p-values are off where prompts of one {column} are alike (too small where "
-        f"a {column} lies within one side, too large where it is on both)"
+        f"each {column} lies within one side, too large where it is on both)"
     )
 
 

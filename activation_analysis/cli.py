@@ -9,6 +9,7 @@ import argparse
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -65,9 +66,11 @@ ANALYSIS_OPTIONS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 2 for a mistake of the user, 130 if stopped."""
+    began = time.perf_counter()
     _be_quiet()
     try:
         args = _parser().parse_args(arguments)
+        args.began = began
         with _terminable():
             return _command(args.command)(args)
     except InputError as error:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from activation_analysis import terminal
 from activation_analysis.cli import overrides
@@ -21,6 +23,9 @@ from activation_analysis.experiment import (
 from activation_analysis.progress import stage
 from activation_analysis.prompt_files import READERS
 from activation_analysis.workspace import experiment_roots
+
+if TYPE_CHECKING:
+    from activation_analysis.pipeline import Outcome
 
 RECORDED = ("model", "recording", "prompts")  # what a capture has settled
 
@@ -39,7 +44,7 @@ def run_command(args: argparse.Namespace) -> int:
         outcome = pipeline.run(experiment, ready=ready)
         with stage("Drawing and tracking"):
             run_ids = tracking.log_outcome(run, outcome, provenance())
-    terminal.show_outcome(outcome, [tracking.find_run(run_id) for run_id in run_ids])
+    _show(args, outcome, run_ids)
     return 0
 
 
@@ -56,14 +61,22 @@ def analyze_command(args: argparse.Namespace) -> int:
         experiment = _with_contrasts(read_experiment(folder), args.contrast)
         experiment = apply_overrides(experiment, changes)
         activations = read_activations(capture)
+    terminal.show_source(source, experiment, activations)
     name = pipeline.run_name(activations.model, experiment.name)
     with tracking.tracked_run(experiment, run_name=name, named=args.run_name) as run:
         outcome = pipeline.rerun_analysis(experiment, activations)
         holder = source.tags.get("aa.capture_run", source.run_id)
         with stage("Drawing and tracking"):
             run_ids = tracking.log_outcome(run, outcome, provenance(), capture_run=holder)
-    terminal.show_outcome(outcome, [tracking.find_run(run_id) for run_id in run_ids])
+    _show(args, outcome, run_ids)
     return 0
+
+
+def _show(args: argparse.Namespace, outcome: Outcome, run_ids: list[str]) -> None:
+    from activation_analysis.tracking import find_run
+
+    seconds = time.perf_counter() - args.began
+    terminal.show_outcome(outcome, [find_run(run_id) for run_id in run_ids], seconds=seconds)
 
 
 def check_command(args: argparse.Namespace) -> int:
@@ -118,10 +131,11 @@ def ui_command(args: argparse.Namespace) -> int:
     _refuse_taken(args.host, args.port)
     terminal.show_ui(tracking.experiment_link(f"http://{args.host}:{args.port}"), started=True)
     server = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]
-    server += ["--host", args.host, "--port", str(args.port), "--no-serve-artifacts"]
+    server += ["--host", args.host, "--port", str(args.port), "--workers", "1"]
+    server += ["--no-serve-artifacts"]
     root = tracking.artifact_root()
     server += ["--default-artifact-root", root] if root else []
-    # Without the job runner: two processes instead of ten.
+    # One worker and no job runner: two processes instead of ten.
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
     sys.stdout.flush()
     # In our place, so that whatever stops this command stops the server and all its children.

@@ -121,6 +121,17 @@ class LayerProfile:
             return float("nan")
         return float(relative_depth(np.array(self.peak_layer), self.n_layers))
 
+    @property
+    def peak_held_out_d(self) -> float:
+        """``held_out_d`` of the layer with the largest ``selected_d``.
+
+        The held-out prompts choose neither the units nor the layer; the largest ``held_out_d``
+        of all layers would be chosen by them.
+        """
+        if np.all(np.isnan(self.selected_d)):
+            return float("nan")
+        return float(self.held_out_d[np.nanargmax(self.selected_d)])
+
     def metrics(self) -> dict[str, np.ndarray]:
         """Per-layer series, keyed ``<site>/<statistic>``, each (n_layers_recorded,)."""
         return {f"{self.site}/{name}": getattr(self, name) for name in self.STATISTICS}
@@ -133,7 +144,7 @@ class LayerProfile:
             f"max_prop_significant/{self.site}": _max(self.prop_significant),
             f"n_significant/{self.site}": int(self.n_significant.sum()),
             f"max_abs_d/{self.site}": _max(self.max_abs_d),
-            f"held_out_d/{self.site}": _max(self.held_out_d),
+            f"held_out_d/{self.site}": self.peak_held_out_d,
         }
 
     def table(self) -> pd.DataFrame:
@@ -151,6 +162,11 @@ def percent(share: float) -> str:
     if 0.999 < share < 1:
         return ">99.9 %"
     return f"{100 * share:.1f} %"
+
+
+def number(value: float, form: str = ".2f") -> str:
+    """A number as people read it; a dash where there is none."""
+    return "-" if np.isnan(value) else format(value, form)
 
 
 def _max(values: np.ndarray) -> float:
@@ -267,13 +283,17 @@ class ContrastResult:
         profile = self.profiles[self.peak_site]
         if profile.peak_layer < 0:
             return found + "; no unit could be tested"
+        if not self.n_significant:
+            return found
         at = int(np.flatnonzero(profile.layer == profile.peak_layer)[0])
         found += (
             f"; strongest in {self.peak_site}, layer {profile.peak_layer} of 0-"
             f"{profile.n_layers - 1} (mean |d| {profile.mean_abs_d[at]:.2f}, "
             f"{percent(profile.prop_significant[at])} significant)"
         )
-        held_out = profile.held_out_d[at]
-        if np.isnan(held_out):
+        if np.isnan(profile.peak_held_out_d):
             return found
-        return found + f"; its top 1 % of units on held-out prompts: d = {held_out:.2f}"
+        return found + (
+            f"; the top 1 % of a layer's {self.peak_site} units, chosen on half of the prompts: "
+            f"d = {profile.peak_held_out_d:.2f} on the other half"
+        )

@@ -13,9 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from activation_analysis.balance import balance
-from activation_analysis.results import percent
+from activation_analysis.results import number, percent
 
 if TYPE_CHECKING:
+    from activation_analysis.activations import Activations
     from activation_analysis.experiment import Experiment
     from activation_analysis.pipeline import Outcome
     from activation_analysis.plan import Plan
@@ -41,8 +42,8 @@ def _say(out: Console, text: object, style: str = "") -> None:
     out.print(shown(text, style), soft_wrap=not out.is_terminal)
 
 
-def show_outcome(outcome: Outcome, runs: Sequence[TrackedRun]) -> None:
-    """Finding, sites, warnings, where the figures are, how to open the UI."""
+def show_outcome(outcome: Outcome, runs: Sequence[TrackedRun], *, seconds: float) -> None:
+    """Finding, sites, warnings, where the figures are, how to open the UI; `seconds` in all."""
     out = console()
     for result, run in zip(outcome.results, runs, strict=True):
         out.print()
@@ -51,11 +52,29 @@ def show_outcome(outcome: Outcome, runs: Sequence[TrackedRun]) -> None:
         for warning in result.warnings:
             _say(out, f"! {warning}", style="yellow")
         _show_places(out, run)
+    out.print(Text(f"\n{_time_spent(outcome, seconds)}", style="dim"))
+    out.print("open the UI:  activation-analysis ui", soft_wrap=True)
+
+
+def _time_spent(outcome: Outcome, seconds: float) -> str:
     s = outcome.seconds
     parts = {"loading": s.loading, "forward passes": s.forward, "analysis": s.analysis}
-    spent = ", ".join(f"{name} {value:.1f} s" for name, value in parts.items() if value)
-    out.print(Text(f"\ntime: {spent}", style="dim"))
-    out.print("open the UI:  activation-analysis ui", soft_wrap=True)
+    parts["start-up, figures and tracking"] = seconds - sum(parts.values())
+    named = ", ".join(f"{name} {value:.1f} s" for name, value in parts.items() if value)
+    return f"time: {seconds:.1f} s in all: {named}"
+
+
+def show_source(source: TrackedRun, experiment: Experiment, activations: Activations) -> None:
+    """What an analysis of a stored capture rests on, and the settings that it starts from."""
+    options = experiment.univariate
+    how = f", {options.test}, {options.control} at {options.alpha:g}" if options else ""
+    layers = activations.layers
+    of = "all layers" if len(layers) == activations.n_layers else f"layers {layers}"
+    _say(
+        console(),
+        f"from run {source.run_id} ({source.name}): {', '.join(activations.sites)}, {of}, "
+        f"position {activations.position}{how}",
+    )
 
 
 def _show_places(out: Console, run: TrackedRun) -> None:
@@ -89,16 +108,13 @@ def _sites_table(result: ContrastResult) -> Table:
     for site, profile in result.profiles.items():
         n_tested, n_significant = int(profile.n_tested.sum()), int(profile.n_significant.sum())
         peak = np.flatnonzero(profile.layer == profile.peak_layer)
-        at_peak = [
-            f"{series[peak[0]]:.2f}" if len(peak) else "-"
-            for series in (profile.mean_abs_d, profile.held_out_d)
-        ]
         table.add_row(
             site,
             f"{n_significant:,} of {n_tested:,}",
             percent(n_significant / max(n_tested, 1)),
             f"{profile.peak_layer} of 0-{profile.n_layers - 1}" if len(peak) else "-",
-            *at_peak,
+            number(profile.mean_abs_d[peak[0]]) if len(peak) else "-",
+            number(profile.peak_held_out_d),
         )
     return table
 

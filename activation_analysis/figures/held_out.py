@@ -58,7 +58,8 @@ def _draw_site(ax: Axes, profile: LayerProfile) -> None:
     marker = {"marker": line_of(profile.site).marker, "ms": 3.5 if len(layer) <= 40 else 2.2}
     ax.axhline(0, color="#999999", lw=0.8, zorder=1)
     ax.fill_between(layer, measured, chosen, color=color, alpha=0.12, lw=0)
-    ax.plot(layer, chosen, color=color, ls=SELECTED, lw=1.1)
+    alone = {"marker": "_", "ms": 8} if len(layer) == 1 else {}  # one layer draws no line
+    ax.plot(layer, chosen, color=color, ls=SELECTED, lw=1.1, **alone)
     ax.plot(layer, measured, color=color, **marker)
     ax.set_title(plain(profile.site, 24))
     layer_axis(ax, profile.n_layers)

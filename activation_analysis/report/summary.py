@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from activation_analysis.results import ContrastResult, percent
+from activation_analysis.results import ContrastResult, number, percent
 
 TOP_SHOWN = 10
 
@@ -64,9 +64,9 @@ def _site_table(result: ContrastResult) -> str:
                 f"{int(profile.n_significant.sum()):,}",
                 percent(summary[f"max_prop_significant/{site}"]),
                 str(profile.peak_layer),
-                f"{profile.peak_depth:.2f}",
-                f"{summary[f'max_abs_d/{site}']:.2f}",
-                f"{summary[f'held_out_d/{site}']:.2f}",
+                number(profile.peak_depth),
+                number(summary[f"max_abs_d/{site}"]),
+                number(summary[f"held_out_d/{site}"]),
             ]
         )
     header = [
@@ -90,9 +90,10 @@ def _top_units_note(result: ContrastResult) -> str:
             "these effects are inflated by the choice."
         )
     return (
-        f"Chosen by |d| on {top.n_selection[0]} + {top.n_selection[1]} prompts; the held-out d is "
-        f"measured on the other {top.n_held_out[0]} + {top.n_held_out[1]}, which had no say, and "
-        f"is the one to report. d, p and adjusted p are from all prompts."
+        f"Chosen and ordered by |d| on {top.n_selection[0]} + {top.n_selection[1]} prompts (d that "
+        f"chose it); the held-out d is measured on the other {top.n_held_out[0]} + "
+        f"{top.n_held_out[1]}, which had no say, and is the one to report. d, p and adjusted p are "
+        f"from all prompts."
     )
 
 
@@ -102,18 +103,29 @@ def _top_table(result: ContrastResult) -> str:
             row.site,
             str(row.layer),
             str(row.unit),
+            f"{row.selected_d:+.2f}",
             f"{row.effect_size:+.2f}",
             f"{row.p_value:.1e}",
             f"{row.p_adjusted:.1e}",
-            f"{row.held_out_d:+.2f}",
-            f"{row.held_out_low:+.2f} to {row.held_out_high:+.2f}",
+            number(row.held_out_d, "+.2f"),
+            f"{number(row.held_out_low, '+.2f')} to {number(row.held_out_high, '+.2f')}",
         ]
         # A namedtuple has a method called index.
         for row in result.top_units.units.head(TOP_SHOWN)
         .rename(columns={"index": "unit"})
         .itertuples(index=False)
     ]
-    header = ["site", "layer", "unit", "d", "p", "p adjusted", "held-out d", "95 % interval"]
+    header = [
+        "site",
+        "layer",
+        "unit",
+        "d that chose it",
+        "d",
+        "p",
+        "p adjusted",
+        "held-out d",
+        "95 % interval",
+    ]
     return markdown_table(header, rows)
 
 

@@ -16,7 +16,12 @@ from activation_analysis import contract
 from activation_analysis.errors import TrackingError
 from activation_analysis.experiment import Experiment
 from activation_analysis.report.summary import escaped
-from activation_analysis.tracking.connection import connect, mlflow_experiment, without_secrets
+from activation_analysis.tracking.connection import (
+    connect,
+    mlflow_experiment,
+    offer_view,
+    without_secrets,
+)
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,7 @@ def tracked_run(
             run = mlflow.start_run(experiment_id=mlflow_experiment(), run_name=named or run_name)
     except MlflowException as error:
         raise TrackingError(f"cannot start a run: {without_secrets(str(error))}") from error
+    offer_view(run.info.experiment_id)
     if joins:
         _tidy_joined(run, run_name=run_name, named=named)
     with ended_with_reason(run, experiment, kind):
@@ -124,7 +130,7 @@ def _is_made_up(name: str | None) -> bool:
 
 
 def _reason(error: BaseException) -> str:
-    return without_secrets(f"{type(error).__name__}: {error}")[: contract.LONGEST_TAG]
+    return without_secrets(f"{type(error).__name__}: {error}").rstrip(": ")[: contract.LONGEST_TAG]
 
 
 def tag_failure(error: BaseException) -> None:
