@@ -37,7 +37,7 @@ install_torch() {
 
 install_environment() {
     local extra="${1:-}" stamp digest
-    digest="$(cat pyproject.toml constraints.txt scripts/embedded-model.txt | cksum | tr ' ' -)"
+    digest="$(cat pyproject.toml constraints.txt scripts/e* | cksum | tr ' ' -)"
     stamp=".venv/.installed${extra:+-$extra}-$digest"
     # A checkout that was moved has scripts that point to its old place.
     if [ -e "$stamp" ] && [ "$(cat "$stamp")" = "$PWD" ]; then
