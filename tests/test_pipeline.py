@@ -184,7 +184,7 @@ def test_dependent_prompts_draw_a_warning_unless_the_test_is_paired(tmp_path, co
     path = write_prompts(tmp_path / "p.csv", {"a": 16, "b": 16}, **{column: values})
     experiment = Experiment.from_prompts(path, "a - b")
     (result,) = analyze(experiment, synthetic_recording(experiment))
-    assert any(f"the prompts have a {column} column" in w for w in result.warnings)
+    assert any(f"the prompts have a column {column!r}" in w for w in result.warnings)
     if column == "item":
         (result,) = analyze(experiment, synthetic_recording(experiment), "univariate.test=paired")
         assert not any("column" in w for w in result.warnings)

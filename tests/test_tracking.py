@@ -1,5 +1,6 @@
 """Runs in a real MLflow store: every name of the contract, and what a failure leaves behind."""
 
+import base64
 import hashlib
 import json
 import math
@@ -8,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import zlib
 
 import mlflow
 import numpy as np
@@ -32,6 +34,7 @@ from activation_analysis.figures import gallery
 from activation_analysis.pipeline import Outcome, Seconds
 from activation_analysis.provenance import provenance
 from activation_analysis.store import read_activations
+from activation_analysis.tracking import runs_view
 
 SUMMARIES = ("peak_layer", "peak_depth", "max_prop_significant", "n_significant", "max_abs_d")
 STATISTICS = (
@@ -92,6 +95,18 @@ def track(experiment, outcome=None, *, capture_run=None, **options):
 def files_of(run):
     place = tracking.local_artifacts(run)
     return {f.relative_to(place).as_posix() for f in place.rglob("*") if f.is_file()}
+
+
+def test_the_experiment_of_a_run_keeps_a_view_with_its_summaries_as_columns(store, tmp_path):
+    run, _ = track(two_conditions(tmp_path))
+    kept = mlflow.get_experiment(run.experiment_id).tags[runs_view.TAG]
+    packed = base64.b64decode(kept.removeprefix("deflate;"))
+    columns = json.loads(zlib.decompress(packed))["selectedColumns"]
+    metrics = [c.split("`")[1] for c in columns if c.startswith("metrics.")]
+    sites = {metric.rpartition("/")[2] for metric in metrics}
+    known = {f"{name}/{site}" for site in sites for name in (*SUMMARIES, "held_out_d")}
+    assert set(metrics) <= known
+    assert tracking.experiment_link("http://here").endswith(f"viewStateShareKey={runs_view.KEY}")
 
 
 def test_every_name_of_the_contract_is_there(store, tmp_path):
