@@ -41,5 +41,5 @@ def test_a_number_that_is_not_there_reads_as_a_dash():
 
 def test_layers_of_bare_arrays_are_refused():
     bare = np.zeros((4, 3))
-    with pytest.raises(ValueError, match="layers are known of recordings only: .* ndarray"):
+    with pytest.raises(ValueError, match=r"layers are known of recordings only: .* ndarray"):
         ActivationStats.compute_layer_wise_stats(bare, bare)
