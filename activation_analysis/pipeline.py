@@ -222,10 +222,13 @@ def prepare(experiment: Experiment) -> Ready:
     Raises
     ------
     ExperimentError, ModelError, PromptError
-        If a contrast cannot be answered, the model is not there, or a prompt is empty to it or
-        longer than its context.
+        If a contrast cannot be answered, the model or its device is not there, or a prompt is
+        empty to it or longer than its context.
     """
+    from activation_analysis.models.loading import check_device
+
     check_answerable(experiment)
+    check_device(experiment.model.device)
     return read_tokens(experiment)
 
 

@@ -9,7 +9,7 @@ from workbench import LAYERS, WIDTH, synthetic_recording, write_prompts
 
 from activation_analysis import ActivationCapture, ActivationStats, DataStore, pipeline
 from activation_analysis.errors import ExperimentError, ModelError, PromptError, StoreError
-from activation_analysis.experiment import Experiment, apply_overrides
+from activation_analysis.experiment import Experiment, ModelOptions, apply_overrides
 
 
 @pytest.fixture
@@ -348,3 +348,10 @@ def test_the_documented_example_works_as_written(saved_gpt2, tmp_path, monkeypat
     assert -1 <= similarity <= 1
     single = example.capture.capture_single("I feel", max_new_tokens=1)
     assert len(single) == single.n_prompt_tokens + 1
+
+
+def test_a_device_that_is_not_there_is_refused_before_anything_is_read(tmp_path):
+    path = write_prompts(tmp_path / "p.csv", {"a": 2, "b": 2})
+    experiment = Experiment.from_prompts(path, model=ModelOptions(device="cuda:99", id="nowhere"))
+    with pytest.raises(ModelError, match="device 'cuda:99' asked for"):
+        pipeline.prepare(experiment)

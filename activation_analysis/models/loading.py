@@ -311,25 +311,32 @@ def _torch_dtype(dtype: str, device: str) -> torch.dtype | str:
     return "auto" if on_gpu else torch.float32
 
 
+def check_device(device: str) -> None:
+    """Raise a ModelError unless a model can be placed on ``device`` here."""
+    import torch
+
+    if device == "auto":
+        return
+    try:
+        torch.device(device)
+    except RuntimeError as error:
+        raise ModelError(f"no device {device!r}; use auto, cpu, cuda, cuda:N or mps") from error
+    n_gpus = torch.cuda.device_count()
+    if device.startswith("cuda") and (torch.device(device).index or 0) >= n_gpus:
+        raise ModelError(
+            f"device {device!r} asked for, but torch sees {n_gpus or 'no'} CUDA GPUs; use auto"
+        )
+    if device == "mps" and not torch.backends.mps.is_available():
+        raise ModelError("device 'mps' asked for, but torch sees no Metal GPU; use auto")
+
+
 def _placement(
     device: str,
     max_memory: dict[int | str, int | str] | None,
     offload_folder: str | os.PathLike[str] | None,
 ) -> dict[str, Any]:
-    import torch
-
+    check_device(device)
     if device != "auto":
-        try:
-            torch.device(device)
-        except RuntimeError as error:
-            raise ModelError(f"no device {device!r}; use auto, cpu, cuda, cuda:N or mps") from error
-        n_gpus = torch.cuda.device_count()
-        if device.startswith("cuda") and (torch.device(device).index or 0) >= n_gpus:
-            raise ModelError(
-                f"device {device!r} asked for, but torch sees {n_gpus or 'no'} CUDA GPUs; use auto"
-            )
-        if device == "mps" and not torch.backends.mps.is_available():
-            raise ModelError("device 'mps' asked for, but torch sees no Metal GPU; use auto")
         return {"device_map": {"": device}}
     placement: dict[str, Any] = {"device_map": "auto"}
     if max_memory is not None:

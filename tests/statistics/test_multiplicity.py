@@ -1,11 +1,23 @@
 """Corrections for many tests against R's multtest, p.adjust and the papers' own examples."""
 
+import gc
+
 import numpy as np
 import pytest
 
 from activation_analysis.statistics.multiplicity import CONTROLS, adjust
 
 every_control = pytest.mark.parametrize("control", CONTROLS)
+
+
+@pytest.fixture(autouse=True)
+def nothing_to_collect():
+    """statsmodels 0.15 collects garbage at every call: slow where a suite has filled the heap."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 MULTTEST = {"bonferroni": "Bonferroni", "holm": "Holm", "fdr_bh": "BH", "fdr_by": "BY"}
 
 
