@@ -334,7 +334,7 @@ def test_an_interrupted_child_ends_its_parent_too(store, tmp_path, monkeypatch):
     assert by_name["x"].info.status == "KILLED"
     assert by_name["noise·three·pooled"].info.status == "KILLED"
     assert by_name["noise·three·pooled"].data.tags["aa.complete"] == "0"
-    assert by_name["noise·three·pooled"].data.tags["aa.exit"] == "KeyboardInterrupt: "
+    assert by_name["noise·three·pooled"].data.tags["aa.exit"] == "KeyboardInterrupt"
     assert [r.name for r in tracking.list_runs()] == ["noise·three·ab"]
 
 
