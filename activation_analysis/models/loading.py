@@ -313,10 +313,10 @@ def _torch_dtype(dtype: str, device: str) -> torch.dtype | str:
 
 def check_device(device: str) -> None:
     """Raise a ModelError unless a model can be placed on ``device`` here."""
-    import torch
-
     if device == "auto":
         return
+    import torch  # not before: a missing model should be told of in seconds
+
     try:
         torch.device(device)
     except RuntimeError as error:
