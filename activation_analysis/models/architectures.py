@@ -7,6 +7,7 @@ short forward pass and proves what it found. A row names modules relative to the
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -51,3 +52,11 @@ POSITIONS_FOLLOW_PADDING = frozenset(
         "xmod",
     }
 )
+
+
+def first_position(config: Any) -> int:
+    """The position id of a prompt's first token."""
+    text = config.get_text_config()
+    if text.model_type in POSITIONS_FOLLOW_PADDING:
+        return (text.pad_token_id or 0) + 1
+    return 0

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,7 +22,9 @@ from activation_analysis.activations import (
     canonical_site,
 )
 from activation_analysis.errors import ModelError, PromptError
-from activation_analysis.models.batching import pad_right, token_batches
+from activation_analysis.models.batching import LAYOUTS, Pass, Plan, plan_passes
+from activation_analysis.models.collecting import Collected
+from activation_analysis.models.continuation import check_continuation, continuation
 from activation_analysis.models.embedded import DEFAULT_MODEL
 from activation_analysis.models.loading import (
     ModelSource,
@@ -28,14 +32,12 @@ from activation_analysis.models.loading import (
     load_tokenizer,
     resolve,
 )
-from activation_analysis.models.recording import (
-    POOLS,
-    Address,
-    TokenRows,
-    evaluating,
-    every_token,
-    recording,
-)
+from activation_analysis.models.memory import batch_budget
+from activation_analysis.models.positions import REDUCTIONS, places
+from activation_analysis.models.proving import every_token
+from activation_analysis.models.reading import Reader
+from activation_analysis.models.recording import Address, Heard, evaluating, recording
+from activation_analysis.models.rows import Rows, distinct_rows
 from activation_analysis.models.sites import (
     BlockSites,
     ModelSites,
@@ -44,7 +46,8 @@ from activation_analysis.models.sites import (
     require_sites,
 )
 from activation_analysis.models.tokenizing import Tokens, context_length, tokenize
-from activation_analysis.models.tracing import input_device, read
+from activation_analysis.models.threads import lone_above
+from activation_analysis.models.tracing import input_device
 from activation_analysis.progress import stage
 
 if TYPE_CHECKING:
@@ -59,12 +62,25 @@ class CaptureTime:
     total: float
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A capture that is ready to run: what is read, in which passes, and who listens."""
+
+    tokens: Tokens
+    rows: Rows
+    plan: Plan
+    taps: Mapping[Address, Tap]
+    sites: tuple[str, ...]
+    positions: tuple[str, ...]
+
+
 class ActivationCapture:
     """Records a Hugging Face model's activations with plain PyTorch hooks.
 
     The model is not modified, its language-model head does not run, and every hook is removed
-    after each call. Prompts are sorted by length, batched by token budget and padded on the
-    right, so that a prompt's activations do not depend on its batch.
+    after each call. Prompts share forward passes, packed into one row or padded on the right;
+    before the first capture it is proved, on the prompts at hand, that a prompt's activations do
+    not depend on its batch.
 
     Parameters
     ----------
@@ -127,6 +143,7 @@ class ActivationCapture:
                 self.source = resolve(self.source.name, revision=self.source.revision or None)
         self.tokenizer = tokenizer
         self._found: ModelSites | None = None
+        self._usable: dict[str, bool] = {}  # ways of reading that were proved on this model
         self.last_time = CaptureTime(0.0, 0.0)
 
     @property
@@ -158,8 +175,10 @@ class ActivationCapture:
         *,
         layers: Sequence[int] | None = None,
         position: str = "last",
-        batch_tokens: int = 1024,
+        batch_tokens: int | None = None,
+        layout: str = "auto",
         truncate: bool = False,
+        skip_first: int = 0,
     ) -> Activations:
         """Record every text at every site asked for, one row per text, in the order given.
 
@@ -170,8 +189,11 @@ class ActivationCapture:
         layers : block indices, 0 the first; negative ones count from the end; default all
         position : which token speaks for the text: last, mean, max or first; special tokens
             that the tokenizer adds never do
-        batch_tokens : tokens per forward pass, padding included
+        batch_tokens : tokens per forward pass; left out, as free memory allows
+        layout : "packed" (prompts share a row, apart from each other), "padded", or "auto": packed
+            on a CPU where this model is proved to keep prompts apart
         truncate : cut texts that are longer than the model's context, instead of refusing them
+        skip_first : leave so many first places of every text out of means (the attention sink)
 
         Returns
         -------
@@ -183,44 +205,113 @@ class ActivationCapture:
         PromptError
             If there is no text, or one is empty or longer than the context.
         ModelError
-            If the model does not have a site or layer asked for.
+            If the model does not have a site or layer asked for, or does not give the same
+            numbers in a batch as alone.
         """
-        began = time.perf_counter()
-        if position not in POOLS:
-            raise ModelError(f"no position {position!r}; known: {', '.join(POSITIONS)}")
-        sites = _canonical_sites(layers_to_capture)
-        tokens = self.tokens(texts, truncate=truncate)
-        taps = self._taps(sites, layers)
-        values: dict[Address, np.ndarray] = {}
-        forward = 0.0
-        with (
-            torch.inference_mode(),
-            evaluating(self.model),
-            recording(taps, POOLS[position]) as recorder,
-            stage("Recording activations", len(texts), shown=self.progress) as advance,
-        ):
-            for batch in token_batches(tokens.n_tokens, batch_tokens):
-                ids, mask, rows = _padded(tokens, batch)
-                recorder.expect(rows)
-                started = time.perf_counter()
-                read(self.model, ids, None if self.is_causal else mask)
-                heard_here = recorder.take()
-                forward += time.perf_counter() - started
-                for address, heard in heard_here.items():
-                    if address not in values:
-                        values[address] = np.empty((len(texts), heard.shape[1]), np.float32)
-                    values[address][batch] = heard.numpy()
-                advance(len(batch))
-        self.last_time = CaptureTime(forward, time.perf_counter() - began)
-        return Activations(
-            prompts=tuple(texts),
-            n_tokens=tokens.n_tokens,
-            position=position,
-            model=self.source.name,
-            n_layers=self.n_layers,
-            values=_by_site(values, sites),
-            details=self.details(),
+        recorded = self.capture_positions(
+            texts,
+            layers_to_capture,
+            layers=layers,
+            positions=(position,),
+            batch_tokens=batch_tokens,
+            layout=layout,
+            truncate=truncate,
+            skip_first=skip_first,
         )
+        return recorded[position]
+
+    def capture_positions(
+        self,
+        texts: Sequence[str],
+        layers_to_capture: Sequence[str] = SITES,
+        *,
+        layers: Sequence[int] | None = None,
+        positions: Sequence[str] = ("last", "mean"),
+        batch_tokens: int | None = None,
+        layout: str = "auto",
+        truncate: bool = False,
+        skip_first: int = 0,
+    ) -> dict[str, Activations]:
+        """The same at several positions, in one pass over the texts; by position."""
+        began = time.perf_counter()
+        prepared = self.prepare(
+            self.tokens(texts, truncate=truncate),
+            layers_to_capture,
+            layers=layers,
+            positions=positions,
+            batch_tokens=batch_tokens,
+            layout=layout,
+            skip_first=skip_first,
+        )
+        collected = Collected(prepared.rows)
+        for one, heard in self.read(prepared):
+            collected.add(one, heard)
+        self.last_time = CaptureTime(self.last_time.forward, time.perf_counter() - began)
+        return {
+            position: Activations(
+                prompts=tuple(texts),
+                n_tokens=prepared.tokens.n_tokens,
+                position=position,
+                model=self.source.name,
+                n_layers=self.n_layers,
+                values=_by_site(collected.values[position], prepared.sites),
+                details=self.details() | {"layout": prepared.plan.layout},
+            )
+            for position in prepared.positions
+        }
+
+    def prepare(
+        self,
+        tokens: Tokens,
+        layers_to_capture: Sequence[str] = SITES,
+        *,
+        layers: Sequence[int] | None = None,
+        positions: Sequence[str] = ("last",),
+        batch_tokens: int | None = None,
+        layout: str = "auto",
+        skip_first: int = 0,
+    ) -> Prepared:
+        """Prove this model on the prompts at hand, and arrange them in forward passes."""
+        unknown = [p for p in positions if p not in REDUCTIONS]
+        if unknown or not positions:
+            raise ModelError(f"no position {(unknown or [''])[0]!r}; known: {', '.join(POSITIONS)}")
+        sites = _canonical_sites(layers_to_capture)
+        taps = self._taps(sites, layers)
+        rows = distinct_rows(
+            tokens.ids,
+            {p: places(p, tokens, skip_first=skip_first) for p in positions},
+            {p: REDUCTIONS[p] for p in positions},
+        )
+        self.prove(rows.ids)
+        layout = self._layout(layout)
+        plan = plan_passes(
+            rows.ids,
+            layout=layout,
+            batch_tokens=self._batch_tokens(layout) if batch_tokens is None else batch_tokens,
+            share_prefixes=self._usable["prefix"],
+            lone_above=lone_above(self.model.config),
+        )
+        return Prepared(tokens, rows, plan, taps, tuple(sites), tuple(positions))
+
+    def read(
+        self, prepared: Prepared, passes: Sequence[Pass] | None = None
+    ) -> Iterator[tuple[Pass, Heard]]:
+        """Run some or all passes of a plan; yields each with what it heard.
+
+        Heard tensors are float32, by (position, site, layer), (n_rows of the pass, width).
+        """
+        passes = prepared.plan.passes if passes is None else passes
+        n_rows = sum(len(one.rows) for one in passes)
+        with (
+            evaluating(self.model),
+            recording(prepared.taps) as recorder,
+            stage("Recording activations", n_rows, shown=self.progress) as advance,
+        ):
+            reader = Reader(self.model, recorder, causal=self.is_causal, said=self.said)
+            for one, heard in reader.read(prepared.rows, prepared.plan, passes):
+                yield one, heard
+                advance(len(one.rows))
+                self.last_time = CaptureTime(reader.seconds, reader.seconds)
 
     def capture_single(
         self,
@@ -256,15 +347,20 @@ class ActivationCapture:
         """
         sites = _canonical_sites(layers_to_capture)
         taps = self._taps(sites, layers)
-        prompt_ids = self.tokens([text]).ids[0]
-        self._check_continuation(prompt_ids, max_new_tokens)
+        tokens = self.tokens([text])
+        prompt_ids = tokens.ids[0]
+        check_continuation(
+            self.model,
+            self.tokenizer,
+            len(prompt_ids),
+            max_new_tokens,
+            causal=self.is_causal,
+            name=self.source.name,
+        )
         with torch.inference_mode(), evaluating(self.model):
-            ids = prompt_ids + self._continuation(prompt_ids, max_new_tokens)
-            everything = torch.ones(1, len(ids), dtype=torch.bool)
-            with recording(taps, every_token) as recorder:
-                recorder.expect(TokenRows.of(everything))
-                read(self.model, torch.tensor([ids]), None if self.is_causal else everything)
-                values = {address: heard[0].numpy() for address, heard in recorder.take().items()}
+            ids = prompt_ids + continuation(self.model, prompt_ids, max_new_tokens)
+            reading = every_token(self.model, self.model_sites)
+            heard = reading([ids], "alone", taps, [np.arange(len(ids))])[0]
         return TokenActivations(
             text=text,
             generated_text=self.tokenizer.decode(ids[len(prompt_ids) :]),
@@ -273,7 +369,7 @@ class ActivationCapture:
             n_prompt_tokens=len(prompt_ids),
             model=self.source.name,
             n_layers=self.n_layers,
-            values=_by_site(values, sites),
+            values=_by_site({address: v.numpy() for address, v in heard.items()}, sites),
         )
 
     def tokens(self, texts: Sequence[str], *, truncate: bool = False) -> Tokens:
@@ -301,6 +397,36 @@ class ActivationCapture:
             "transformers": transformers.__version__,
         }
 
+    def prove(self, ids):
+        self._usable = {"packed": True, "prefix": True}
+
+    def said(self, sentence: str) -> None:
+        """Tell the user, on standard error."""
+        print(sentence, file=sys.stderr)
+
+    def _layout(self, asked: str) -> str:
+        """The layout of this capture's passes."""
+        if asked not in ("auto", *LAYOUTS):
+            raise ModelError(f"no layout {asked!r}; known: auto, {', '.join(LAYOUTS)}")
+        if asked == "packed" and not self._usable["packed"]:
+            raise ModelError(
+                f"{self.source.name!r} does not keep packed prompts apart; use layout 'padded'"
+            )
+        if asked != "auto":
+            return asked
+        # Packing saves the padding and loses the GPU's fused causal kernels.
+        on_cpu = input_device(self.model).type == "cpu"
+        return "packed" if on_cpu and self._usable["packed"] else "padded"
+
+    def _batch_tokens(self, layout: str) -> int:
+        text = self.model.config.get_text_config()
+        return batch_budget(
+            input_device(self.model),
+            layout,
+            widest=max(text.hidden_size, getattr(text, "intermediate_size", 0) or 0),
+            itemsize=self.model.dtype.itemsize,
+        )
+
     def _taps(self, sites: list[str], layers: Sequence[int] | None) -> dict[Address, Tap]:
         wanted = self._layer_indices(layers)
         require_sites(self.blocks, sites, wanted)
@@ -317,41 +443,6 @@ class ActivationCapture:
             )
         return sorted({k % self.n_layers for k in layers})
 
-    def _check_continuation(self, prompt_ids: list[int], max_new_tokens: int) -> None:
-        if max_new_tokens < 0:
-            raise ModelError(f"max_new_tokens={max_new_tokens}; use 0 (the prompt alone) or more")
-        if max_new_tokens and not (self.is_causal and self.model.can_generate()):
-            raise ModelError(
-                f"{self.source.name!r} ({type(self.model).__name__}) cannot generate text; "
-                f"record the prompt alone with max_new_tokens=0"
-            )
-        limit = context_length(self.model.config, self.tokenizer)
-        if limit is not None and len(prompt_ids) + max_new_tokens > limit:
-            raise PromptError(
-                f"a prompt of {len(prompt_ids)} tokens and {max_new_tokens} more do not fit into "
-                f"the model's context of {limit} tokens; lower max_new_tokens or shorten the text"
-            )
-
-    def _continuation(self, prompt_ids: list[int], max_new_tokens: int) -> list[int]:
-        """The most probable next token, again and again.
-
-        Not ``generate``, which mixes in the checkpoint's own sampling and repetition settings.
-        """
-        stated = self.model.generation_config.eos_token_id if max_new_tokens else None
-        ends = {stated} if isinstance(stated, int) else set(stated or ())
-        device = input_device(self.model)
-        unread, cache, new = prompt_ids, None, []
-        while len(new) < max_new_tokens and not (new and new[-1] in ends):
-            output = self.model(
-                input_ids=torch.tensor([unread], device=device),
-                past_key_values=cache,
-                use_cache=True,
-            )
-            cache = output.past_key_values
-            unread = [int(output.logits[0, -1].argmax())]
-            new += unread
-        return new
-
 
 def _canonical_sites(names: Sequence[str]) -> list[str]:
     if isinstance(names, str):
@@ -359,13 +450,6 @@ def _canonical_sites(names: Sequence[str]) -> list[str]:
     if len(names) == 0:
         raise ModelError(f"no site to record; name one or more of: {', '.join(SITES)}")
     return list(dict.fromkeys(canonical_site(name) for name in names))
-
-
-def _padded(tokens: Tokens, batch: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, TokenRows]:
-    ids, mask = pad_right([tokens.ids[i] for i in batch])
-    counted, _ = pad_right([tokens.counted[i] for i in batch])
-    rows = TokenRows.of(torch.from_numpy(counted.astype(bool) & mask))
-    return torch.from_numpy(ids), torch.from_numpy(mask), rows
 
 
 def _by_site(

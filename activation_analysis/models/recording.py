@@ -1,11 +1,18 @@
-"""Hooks that listen at sites and keep only what speaks for each prompt."""
+"""Hooks that listen at sites and keep only what speaks for each prompt.
+
+A forward pass reads one sheet of tokens, whatever its layout; flattened, every prompt is a
+stretch of it. What a prompt keeps is a reduction (sum, largest value, or every one) over some of
+the places of its stretch, made inside the hook: only the pooled rows outlive the block.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
@@ -13,97 +20,123 @@ from torch.utils.hooks import RemovableHandle
 from activation_analysis.models.sites import Tap
 from activation_analysis.models.tracing import first_tensor, received
 
-Pool = Callable[[torch.Tensor, "TokenRows"], torch.Tensor]
 Address = tuple[str, int]  # site, layer
+Heard = dict[tuple[str, str, int], torch.Tensor]  # by position, site, layer; float32 on the CPU
 
 
 @dataclass(frozen=True)
-class TokenRows:
-    """Which tokens of a padded batch speak for their prompts.
+class Picks:
+    """The places of a flattened sheet that speak for its prompts, and how they are reduced.
 
-    ``counted`` is (n_rows, longest) bool, true at tokens that are neither padding nor special;
-    ``first`` and ``last`` are the ends of the counted stretch, each (n_rows,).
+    ``places[i]`` is (n_i,) int64, ascending, perhaps empty; ``reduction`` is one of `REDUCE`.
     """
 
-    counted: torch.Tensor
-    first: torch.Tensor
-    last: torch.Tensor
+    reduction: str
+    places: Sequence[torch.Tensor]
 
-    def on(self, device: torch.device) -> TokenRows:
-        """The same rows on the device of one layer."""
-        return TokenRows(self.counted.to(device), self.first.to(device), self.last.to(device))
-
-    @classmethod
-    def of(cls, counted: torch.Tensor) -> TokenRows:
-        places = torch.arange(counted.shape[1])
-        first = torch.where(counted, places, counted.shape[1]).amin(dim=1)
-        last = torch.where(counted, places, -1).amax(dim=1)
-        return cls(counted, first, last)
+    def spans(self) -> list[slice | np.ndarray]:
+        """The places of each prompt, as a slice where they are consecutive."""
+        return [_stretch(p) for p in self.places]
 
 
-def pool_last(states: torch.Tensor, rows: TokenRows) -> torch.Tensor:
-    """The last token of each prompt that is not special, (n_rows, width)."""
-    return states[torch.arange(len(states), device=states.device), rows.last]
+class _Placed:
+    """`Picks` made ready for the device of one layer."""
+
+    def __init__(self, picks: Picks, device: torch.device) -> None:
+        self.reduce = REDUCE[picks.reduction]
+        self.lengths = torch.tensor([len(p) for p in picks.places], device=device)
+        self.flat = torch.cat(list(picks.places)).to(device)
+        self.single = bool((self.lengths == 1).all())
+        # On a GPU one kernel for all prompts; on a CPU one pass over each prompt's own stretch,
+        # whose result does not depend on what else is in the batch.
+        self.spans = picks.spans() if device.type == "cpu" else None
+
+    def __call__(self, states: torch.Tensor) -> torch.Tensor:
+        return self.reduce(states, self)
 
 
-def pool_first(states: torch.Tensor, rows: TokenRows) -> torch.Tensor:
-    """The first token of each prompt that is not special, (n_rows, width)."""
-    return states[torch.arange(len(states), device=states.device), rows.first]
+def _sums(states: torch.Tensor, at: _Placed) -> torch.Tensor:
+    """Sum over each prompt's places, (n_prompts, width) float32."""
+    if at.single:
+        return states.index_select(0, at.flat).float()
+    if at.spans is None:
+        chosen = states.index_select(0, at.flat).float()
+        return torch.segment_reduce(chosen, "sum", lengths=at.lengths, axis=0)
+    rows = states.float().numpy()  # numpy's sums over a few rows are the faster ones
+    return torch.from_numpy(np.stack([rows[span].sum(0) for span in at.spans]))
 
 
-def pool_mean(states: torch.Tensor, rows: TokenRows) -> torch.Tensor:
-    """The mean over each prompt's tokens, special ones left out, (n_rows, width)."""
-    # Weights of zero would not do: zero times an overflowed pad or special token is NaN.
-    kept = states.float().masked_fill(~rows.counted.unsqueeze(-1), 0.0)
-    return kept.sum(dim=1) / rows.counted.sum(dim=1, keepdim=True)
+def _largest(states: torch.Tensor, at: _Placed) -> torch.Tensor:
+    """Largest value over each prompt's places, (n_prompts, width) float32; -inf where none."""
+    if at.spans is None:
+        chosen = states.index_select(0, at.flat).float()
+        return torch.segment_reduce(chosen, "max", lengths=at.lengths, axis=0)
+    rows = states.float().numpy()
+    return torch.from_numpy(
+        np.stack([rows[span].max(0, initial=-np.inf) for span in at.spans])
+    )
 
 
-def pool_max(states: torch.Tensor, rows: TokenRows) -> torch.Tensor:
-    """The largest value over each prompt's tokens, special ones left out, (n_rows, width)."""
-    return states.masked_fill(~rows.counted.unsqueeze(-1), float("-inf")).amax(dim=1)
+def _every(states: torch.Tensor, at: _Placed) -> torch.Tensor:
+    """Every place as it is, prompt after prompt, (n_places, width) float32."""
+    return states.index_select(0, at.flat).float()
 
 
-def every_token(states: torch.Tensor, rows: TokenRows) -> torch.Tensor:
-    """Every token as it is, (n_rows, n_places, width)."""
-    return states.clone()
-
-
-POOLS: dict[str, Pool] = {
-    "last": pool_last,
-    "first": pool_first,
-    "mean": pool_mean,
-    "max": pool_max,
+REDUCE: dict[str, Callable[[torch.Tensor, _Placed], torch.Tensor]] = {
+    "sum": _sums,
+    "max": _largest,
+    "every": _every,
 }
 
 
+class EnoughHeard(Exception):
+    """Raised inside a forward pass once every tap has been heard: the rest is not needed."""
+
+
+class _Ear(threading.local):
+    """What one thread hears; several threads may read sheets through the same hooks."""
+
+    def __init__(self) -> None:
+        self.picks: Mapping[str, Picks] | None = None
+        self.n_places = 0
+        self.placed: dict[torch.device, dict[str, _Placed]] = {}
+        self.heard: dict[tuple[str, str, int], torch.Tensor] = {}
+        self.addresses: set[Address] = set()
+
+
 class Recorder:
-    """What the hooks heard in one forward pass.
+    """What the hooks heard in one forward pass, thread by thread.
 
     Pooled rows stay on their layer's device until `take`, so that a GPU is not made to wait for
     a copy at every hook.
     """
 
-    def __init__(self, pool: Pool, addresses: Iterable[Address]) -> None:
-        self.pool = pool
+    def __init__(self, addresses: Iterable[Address]) -> None:
         self.addresses = frozenset(addresses)
-        self._rows: dict[torch.device, TokenRows] = {}
-        self._heard: dict[Address, torch.Tensor] = {}
+        self._ear = _Ear()
 
-    def expect(self, rows: TokenRows) -> None:
-        """Say which tokens speak in the forward pass that follows."""
-        self._rows = {rows.counted.device: rows}
-        self._heard = {}
+    def expect(self, picks: Mapping[str, Picks], n_places: int) -> None:
+        """Say, by position, which of ``n_places`` tokens speak in the pass that follows."""
+        ear = self._ear
+        ear.picks, ear.n_places = picks, n_places
+        ear.placed, ear.heard, ear.addresses = {}, {}, set()
 
     def listen(self, address: Address, states: torch.Tensor | None) -> None:
+        ear = self._ear
+        if ear.picks is None:
+            return  # somebody else's forward pass
         if states is None:
             raise RuntimeError(f"no tensor passed at site {address[0]!r}, layer {address[1]}")
-        rows = self._rows_on(states.device)
         # OPT flattens rows and places before its MLP; heads may come as (..., n_heads, head_dim).
-        states = states.detach().reshape(*rows.counted.shape, -1)
-        # Every pool copies: a view would keep the batch alive, and some blocks write in place.
-        self._heard[address] = self.pool(states, rows)
+        states = states.detach().reshape(ear.n_places, -1)
+        # Every reduction copies: a view would keep the sheet alive, and some blocks write in place.
+        for position, placed in self._placed_on(states.device).items():
+            ear.heard[position, *address] = placed(states)
+        ear.addresses.add(address)
+        if len(ear.addresses) == len(self.addresses):
+            raise EnoughHeard
 
-    def take(self) -> dict[Address, torch.Tensor]:
+    def take(self) -> Heard:
         """What was heard since `expect`, float32 on the CPU; forgotten here.
 
         Raises
@@ -111,25 +144,33 @@ class Recorder:
         RuntimeError
             If a module that was tapped did not run.
         """
-        heard, self._heard = self._heard, {}
-        silent = self.addresses - heard.keys()
+        ear = self._ear
+        heard, silent = ear.heard, self.addresses - ear.addresses
+        self.forget()
         if silent:
             raise RuntimeError(f"nothing ran at {sorted(silent)}: the model skipped a module")
-        return {address: states.to("cpu", torch.float32) for address, states in heard.items()}
+        return {key: states.to("cpu", torch.float32) for key, states in heard.items()}
 
-    def _rows_on(self, device: torch.device) -> TokenRows:
-        if device not in self._rows:
-            self._rows[device] = next(iter(self._rows.values())).on(device)
-        return self._rows[device]
+    def forget(self) -> None:
+        """Drop what this thread has heard, after a pass that failed."""
+        ear = self._ear
+        ear.picks, ear.placed, ear.heard, ear.addresses = None, {}, {}, set()
+
+    def _placed_on(self, device: torch.device) -> dict[str, _Placed]:
+        ear = self._ear
+        if device not in ear.placed:
+            ear.placed[device] = {name: _Placed(p, device) for name, p in ear.picks.items()}
+        return ear.placed[device]
 
 
 @contextmanager
-def recording(taps: Mapping[Address, Tap], pool: Pool) -> Iterator[Recorder]:
+def recording(taps: Mapping[Address, Tap]) -> Iterator[Recorder]:
     """Listen at ``taps`` until the block ends; no hook is left behind.
 
-    Call ``recorder.expect(rows)`` before each forward pass and ``recorder.take()`` after it.
+    Call ``recorder.expect(picks, n_places)`` before each forward pass, end it at `EnoughHeard`,
+    and call ``recorder.take()`` after it.
     """
-    recorder = Recorder(pool, taps)
+    recorder = Recorder(taps)
     with ExitStack() as hooks:
         for address, tap in taps.items():
             hooks.callback(_attach(tap, address, recorder).remove)
@@ -146,6 +187,13 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+def _stretch(places: torch.Tensor) -> slice | np.ndarray:
+    n = len(places)
+    if n and int(places[-1] - places[0]) == n - 1:
+        return slice(int(places[0]), int(places[-1]) + 1)
+    return places.numpy()
 
 
 def _attach(tap: Tap, address: Address, recorder: Recorder) -> RemovableHandle:
