@@ -92,7 +92,13 @@ DECODERS: dict[str, tuple[str, dict]] = {
     "stablelm_parallel": ("StableLmConfig", {**_GROUPED, "use_parallel_residual": True}),
     "mpt": (
         "MptConfig",
-        {**_COMMON, "d_model": HIDDEN, "n_heads": HEADS, "n_layers": LAYERS, "max_seq_len": CONTEXT},
+        {
+            **_COMMON,
+            "d_model": HIDDEN,
+            "n_heads": HEADS,
+            "n_layers": LAYERS,
+            "max_seq_len": CONTEXT,
+        },
     ),
     "granite": (
         "GraniteConfig",
