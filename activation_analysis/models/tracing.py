@@ -72,7 +72,10 @@ def same(x: torch.Tensor | None, y: torch.Tensor | None) -> bool:
     if x is None or y is None or x.numel() != y.numel():
         return False
     x, y = x.cpu().double().flatten(), y.cpu().double().flatten()
-    return bool((x - y).norm() <= SAME * y.norm())
+    finite = y.isfinite()
+    if not torch.equal(finite, x.isfinite()):
+        return False
+    return bool((x - y)[finite].norm() <= SAME * y[finite].norm())
 
 
 def is_norm(module: nn.Module) -> bool:

@@ -55,11 +55,11 @@ class Fit:
     wiring: Wiring
     attention: str  # module paths inside the block
     mlp: str
-    errors: torch.Tensor  # one per element, in units of rounding
+    errors: torch.Tensor  # one per finite element, in units of rounding
 
     @property
     def misfit(self) -> float:
-        return float(self.errors.clamp(max=WORST).square().mean().sqrt())
+        return float(self.errors.clamp(max=WORST).square().mean().sqrt().nan_to_num(nan=WORST))
 
     @property
     def holds(self) -> bool:
@@ -137,8 +137,8 @@ def _errors(
     size = sum(t.abs() for t in (*terms, after))
     rounding = torch.finfo(total.dtype).eps * size
     errors = (sum(terms) - after).abs() / rounding
-    # Nothing plus nothing is nothing; what overflowed is wrong.
-    return torch.where(rounding == 0, 0.0, errors).nan_to_num(nan=torch.inf)
+    overflowed = ~after.isfinite() & ~sum(terms).isfinite()  # on both sides: says nothing
+    return torch.where(rounding == 0, 0.0, errors).nan_to_num(nan=torch.inf)[~overflowed]
 
 
 def _least_squares(block: Call, attention: Call, mlp: Call) -> float:
