@@ -28,6 +28,7 @@ _COMMON = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
+_FOUR_TIMES = {k: v for k, v in _COMMON.items() if k != "intermediate_size"}  # INNER is not theirs
 _GROUPED = {**_COMMON, "num_key_value_heads": 2}
 _GPT = {
     "vocab_size": VOCABULARY,
@@ -53,7 +54,7 @@ DECODERS: dict[str, tuple[str, dict]] = {
     "opt": ("OPTConfig", {**_COMMON, "ffn_dim": INNER, "word_embed_proj_dim": HIDDEN}),
     "gptj": ("GPTJConfig", {**_GPT, "rotary_dim": 4}),
     "falcon": ("FalconConfig", {**_COMMON, "ffn_hidden_size": INNER, "multi_query": True}),
-    "bloom": ("BloomConfig", {**_COMMON, "n_layer": LAYERS, "n_head": HEADS}),
+    "bloom": ("BloomConfig", {**_FOUR_TIMES, "n_layer": LAYERS, "n_head": HEADS}),
     "gemma2": ("Gemma2Config", {**_GROUPED, "head_dim": 8, "sliding_window": 4}),
     "gemma3_text": ("Gemma3TextConfig", {**_GROUPED, "head_dim": 8, "sliding_window": 4}),
     "olmo2": ("Olmo2Config", _GROUPED),
@@ -93,7 +94,7 @@ DECODERS: dict[str, tuple[str, dict]] = {
     "mpt": (
         "MptConfig",
         {
-            **_COMMON,
+            **_FOUR_TIMES,
             "d_model": HIDDEN,
             "n_heads": HEADS,
             "n_layers": LAYERS,

@@ -25,7 +25,6 @@ PROJECTIONS = {
     "neuron": ("down_proj(neuron) = mlp", "mlp"),
     "head": ("output_projection(heads) = attention", "attention"),
 }
-UNPROVED = "wiring"
 
 States = Mapping[str, torch.Tensor]  # site, or "input" -> (n_tokens, width) float32, one block
 
@@ -62,7 +61,8 @@ def deviations(
     recorded : per prompt, what `identity_taps` heard: (site, layer) -> (n_tokens, width)
     dtype : in which the model computes; sums may be off by its rounding
 
-    A block whose sites were recorded in part is checked for what they allow.
+    A block whose sites were recorded in part is checked for what they allow; one whose wiring is
+    not known has neither ``attention`` nor ``mlp``, so that nothing is claimed of them.
     """
     checked = []
     for layer, block in enumerate(found.blocks):
@@ -74,10 +74,8 @@ def deviations(
         for site in PROJECTIONS:
             if {site, PROJECTIONS[site][1]} <= states.keys() and site in block.leads_to:
                 checked.append(_projection(block, states, site, layer, dtype))
-        if {INPUT, "attention", "mlp", "residual"} <= states.keys():
+        if block.wiring and {INPUT, "attention", "mlp", "residual"} <= states.keys():
             checked.append(_wiring(block, states, layer, dtype))
-        elif block.wiring is None:
-            checked.append(Deviation(UNPROVED, "residual", layer, float("inf")))
     return checked
 
 
