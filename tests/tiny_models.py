@@ -28,6 +28,7 @@ _COMMON = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
+_FOUR_TIMES = {k: v for k, v in _COMMON.items() if k != "intermediate_size"}  # INNER is not theirs
 _GROUPED = {**_COMMON, "num_key_value_heads": 2}
 _GPT = {
     "vocab_size": VOCABULARY,
@@ -53,7 +54,7 @@ DECODERS: dict[str, tuple[str, dict]] = {
     "opt": ("OPTConfig", {**_COMMON, "ffn_dim": INNER, "word_embed_proj_dim": HIDDEN}),
     "gptj": ("GPTJConfig", {**_GPT, "rotary_dim": 4}),
     "falcon": ("FalconConfig", {**_COMMON, "ffn_hidden_size": INNER, "multi_query": True}),
-    "bloom": ("BloomConfig", {**_COMMON, "n_layer": LAYERS, "n_head": HEADS}),
+    "bloom": ("BloomConfig", {**_FOUR_TIMES, "n_layer": LAYERS, "n_head": HEADS}),
     "gemma2": ("Gemma2Config", {**_GROUPED, "head_dim": 8, "sliding_window": 4}),
     "gemma3_text": ("Gemma3TextConfig", {**_GROUPED, "head_dim": 8, "sliding_window": 4}),
     "olmo2": ("Olmo2Config", _GROUPED),
@@ -70,10 +71,75 @@ DECODERS: dict[str, tuple[str, dict]] = {
     "qwen3": ("Qwen3Config", {**_GROUPED, "head_dim": 8}),
     "starcoder2": ("Starcoder2Config", _GROUPED),
     "mixtral": ("MixtralConfig", {**_GROUPED, "num_local_experts": 4}),
+    # As OPT-350m is: norms after the sums, and embeddings of another width.
+    "opt_post_norm": (
+        "OPTConfig",
+        {**_COMMON, "ffn_dim": INNER, "word_embed_proj_dim": 24, "do_layer_norm_before": False},
+    ),
+    "falcon_alibi": (
+        "FalconConfig",
+        {**_COMMON, "ffn_hidden_size": INNER, "alibi": True, "parallel_attn": False},
+    ),
+    "falcon_new": (
+        "FalconConfig",
+        {
+            **_COMMON,
+            "ffn_hidden_size": INNER,
+            "new_decoder_architecture": True,
+            "num_kv_heads": 2,
+        },
+    ),
+    "stablelm": ("StableLmConfig", _GROUPED),
+    "stablelm_parallel": ("StableLmConfig", {**_GROUPED, "use_parallel_residual": True}),
+    "mpt": (
+        "MptConfig",
+        {
+            **_FOUR_TIMES,
+            "d_model": HIDDEN,
+            "n_heads": HEADS,
+            "n_layers": LAYERS,
+            "max_seq_len": CONTEXT,
+        },
+    ),
+    "granite": (
+        "GraniteConfig",
+        {
+            **_GROUPED,
+            "residual_multiplier": 0.22,
+            "embedding_multiplier": 12.0,
+            "attention_multiplier": 0.25,
+        },
+    ),
+    "cohere": ("CohereConfig", _GROUPED),
+    "olmo": ("OlmoConfig", {**_GROUPED, "clip_qkv": 8.0}),
+    "olmoe": ("OlmoeConfig", {**_GROUPED, "num_experts": 4, "num_experts_per_tok": 2}),
+    "qwen2_moe": (
+        "Qwen2MoeConfig",
+        {
+            **_GROUPED,
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 24,
+            "shared_expert_intermediate_size": INNER,
+        },
+    ),
+    "codegen": ("CodeGenConfig", {**_GPT, "rotary_dim": 4}),
+    "biogpt": ("BioGptConfig", _COMMON),
+    "xglm": (
+        "XGLMConfig",
+        {
+            **_COMMON,
+            "d_model": HIDDEN,
+            "ffn_dim": INNER,
+            "num_layers": LAYERS,
+            "attention_heads": HEADS,
+        },
+    ),
 }
 ENCODERS: dict[str, tuple[str, dict]] = {
     "bert": ("BertConfig", _COMMON),
     "roberta": ("RobertaConfig", {**_COMMON, "max_position_embeddings": CONTEXT + 1}),
+    "electra": ("ElectraConfig", {**_COMMON, "embedding_size": 24}),
     "distilbert": (
         "DistilBertConfig",
         {
@@ -96,10 +162,19 @@ ENCODERS: dict[str, tuple[str, dict]] = {
     ),
 }
 FAMILIES = {**DECODERS, **ENCODERS}
+# What cannot be recorded, and must say so.
+REFUSED: dict[str, tuple[str, dict]] = {
+    "mamba": ("MambaConfig", {**_COMMON, "state_size": 4}),
+    "albert": ("AlbertConfig", {**_COMMON, "embedding_size": 24}),
+    "t5": (
+        "T5Config",
+        {**_COMMON, "d_model": HIDDEN, "d_kv": 8, "num_layers": LAYERS, "num_heads": HEADS},
+    ),
+}
 
 
 def tiny_config(family: str) -> transformers.PreTrainedConfig:
-    config_class, arguments = FAMILIES[family]
+    config_class, arguments = {**FAMILIES, **REFUSED}[family]
     known = getattr(transformers, config_class)
     arguments = {k: v for k, v in arguments.items() if k not in getattr(known, "attribute_map", {})}
     return known(**arguments)

@@ -1,40 +1,12 @@
-"""Rows for model families whose sites structure alone cannot find.
+"""What the configurations of some model families mean, which structure does not show.
 
-Most families need none: `sites.py` finds attention, MLP and their projections by tracing one
-short forward pass and proves what it found. A row names modules relative to the block.
+Where a model's sites are needs no table: `sites.py` finds them by tracing one short forward pass
+and proves what it found.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """Where one family keeps its sublayers, as module paths inside a block."""
-
-    attention: str  # module whose output is added to the stream
-    mlp: str  # module whose output is added to the stream
-    head: str  # output projection of attention; its input is the heads
-    neuron: str  # down-projection of the MLP; its input is the neurons
-
-
-ARCHITECTURES: dict[str, Architecture] = {
-    # Post-norm encoders: the sublayers' outputs meet the stream inside a LayerNorm.
-    "bert": Architecture(
-        attention="attention.output.dense",
-        mlp="output.dense",
-        head="attention.output.dense",
-        neuron="output.dense",
-    ),
-    "roberta": Architecture(
-        attention="attention.output.dense",
-        mlp="output.dense",
-        head="attention.output.dense",
-        neuron="output.dense",
-    ),
-}
 
 # Families that number positions from their pad id on: so many of max_position_embeddings are lost.
 POSITIONS_FOLLOW_PADDING = frozenset(

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +22,7 @@ from activation_analysis.activations import (
 )
 from activation_analysis.errors import ModelError, PromptError
 from activation_analysis.models.batching import LAYOUTS, Pass, Plan, plan_passes
+from activation_analysis.models.checks import Proof
 from activation_analysis.models.collecting import Collected
 from activation_analysis.models.continuation import check_continuation, continuation
 from activation_analysis.models.embedded import DEFAULT_MODEL
@@ -34,7 +34,8 @@ from activation_analysis.models.loading import (
 )
 from activation_analysis.models.memory import batch_budget
 from activation_analysis.models.positions import REDUCTIONS, places
-from activation_analysis.models.proving import every_token
+from activation_analysis.models.probing import Probing, proved
+from activation_analysis.models.proof import require
 from activation_analysis.models.reading import Reader
 from activation_analysis.models.recording import Address, Heard, evaluating, recording
 from activation_analysis.models.rows import Rows, distinct_rows
@@ -45,8 +46,8 @@ from activation_analysis.models.sites import (
     find_sites,
     require_sites,
 )
-from activation_analysis.models.tokenizing import Tokens, context_length, tokenize
 from activation_analysis.models.threads import lone_above
+from activation_analysis.models.tokenizing import Tokens, context_length, tokenize
 from activation_analysis.models.tracing import input_device
 from activation_analysis.progress import stage
 
@@ -143,7 +144,8 @@ class ActivationCapture:
                 self.source = resolve(self.source.name, revision=self.source.revision or None)
         self.tokenizer = tokenizer
         self._found: ModelSites | None = None
-        self._usable: dict[str, bool] = {}  # ways of reading that were proved on this model
+        self.proof: Proof | None = None  # of this model, since its first capture
+        self._preferred, self._holds = "padded", frozenset[str]()  # layouts, as the proof found
         self.last_time = CaptureTime(0.0, 0.0)
 
     @property
@@ -288,7 +290,7 @@ class ActivationCapture:
             rows.ids,
             layout=layout,
             batch_tokens=self._batch_tokens(layout) if batch_tokens is None else batch_tokens,
-            share_prefixes=self._usable["prefix"],
+            share_prefixes="prefix" in self._holds and layout == self._preferred,
             lone_above=lone_above(self.model.config),
         )
         return Prepared(tokens, rows, plan, taps, tuple(sites), tuple(positions))
@@ -359,8 +361,8 @@ class ActivationCapture:
         )
         with torch.inference_mode(), evaluating(self.model):
             ids = prompt_ids + continuation(self.model, prompt_ids, max_new_tokens)
-            reading = every_token(self.model, self.model_sites)
-            heard = reading([ids], "alone", taps, [np.arange(len(ids))])[0]
+            probing = Probing(self.model, causal=self.is_causal)
+            heard = probing([ids], "alone", taps, [np.arange(len(ids))])[0]
         return TokenActivations(
             text=text,
             generated_text=self.tokenizer.decode(ids[len(prompt_ids) :]),
@@ -397,8 +399,20 @@ class ActivationCapture:
             "transformers": transformers.__version__,
         }
 
-    def prove(self, ids):
-        self._usable = {"packed": True, "prefix": True}
+    def prove(self, ids: Sequence[list[int]]) -> Proof:
+        """Hold this model to what it gives one prompt at a time, once, on the prompts at hand.
+
+        Raises
+        ------
+        ModelError
+            If padding changes what is recorded, or a site is not what its name says.
+        """
+        if self.proof is None:
+            with evaluating(self.model), torch.inference_mode():
+                proof, preferred, holds = proved(self.model, self.model_sites, ids)
+            require(proof)
+            self.proof, self._preferred, self._holds = proof, preferred, holds
+        return self.proof
 
     def said(self, sentence: str) -> None:
         """Tell the user, on standard error."""
@@ -408,15 +422,11 @@ class ActivationCapture:
         """The layout of this capture's passes."""
         if asked not in ("auto", *LAYOUTS):
             raise ModelError(f"no layout {asked!r}; known: auto, {', '.join(LAYOUTS)}")
-        if asked == "packed" and not self._usable["packed"]:
+        if asked == "packed" and "packed" not in self._holds:
             raise ModelError(
                 f"{self.source.name!r} does not keep packed prompts apart; use layout 'padded'"
             )
-        if asked != "auto":
-            return asked
-        # Packing saves the padding and loses the GPU's fused causal kernels.
-        on_cpu = input_device(self.model).type == "cpu"
-        return "packed" if on_cpu and self._usable["packed"] else "padded"
+        return self._preferred if asked == "auto" else asked
 
     def _batch_tokens(self, layout: str) -> int:
         text = self.model.config.get_text_config()

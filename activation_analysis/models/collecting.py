@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from activation_analysis.models.batching import Pass
@@ -26,7 +28,7 @@ class Collected:
         self._n_kept = {position: rows.n_kept(position) for position in rows.places}
         order = np.argsort(rows.row_of_prompt, kind="stable")
         ends = np.searchsorted(rows.row_of_prompt[order], np.arange(len(rows) + 1))
-        self._prompts_of = [order[a:b] for a, b in zip(ends[:-1], ends[1:], strict=True)]
+        self._prompts_of = [order[a:b] for a, b in pairwise(ends)]
 
     def add(self, one: Pass, heard: Heard) -> None:
         """Keep what one pass heard."""

@@ -83,7 +83,7 @@ class Reader:
         self.known = inspect.signature(model.base_model.forward).parameters
         self.device = input_device(model)
         self.seconds, self.n_halved = 0.0, 0
-        self.n_products: dict[str, int] = {}  # attention products seen in the last packed pass
+        self.n_products = 0  # attention products done prompt by prompt in the last pass
         self._limit: int | None = None  # tokens, once a pass did not fit
         self._kernels = dict(faster_kernels(self.device.type)) if faster else {}
         self._packs_behind_prefix = True
@@ -188,9 +188,7 @@ class Reader:
         heard = self._heard_on(self._padded_sheet(own, before), rows, one, prefix)
         return self._finished(rows, one, heard, prefix)
 
-    def _heard_on(
-        self, sheet: _Sheet, rows: Rows, one: Pass, prefix: _ReadPrefix | None
-    ) -> Heard:
+    def _heard_on(self, sheet: _Sheet, rows: Rows, one: Pass, prefix: _ReadPrefix | None) -> Heard:
         """What the taps hear when a sheet of the pass's tokens is read."""
         before = prefix.length if prefix else 0
         inputs = dict(sheet.inputs)
@@ -248,8 +246,7 @@ class Reader:
                 self.model.base_model(**sent)
         except EnoughHeard:
             pass
-        if apart is not None:
-            self.n_products["packed"] = apart.n_products
+        self.n_products = apart.n_products if apart else 0
         return self.recorder.take()
 
     def _prefix(self, rows: Rows, plan: Plan, number: int) -> _ReadPrefix:

@@ -72,9 +72,7 @@ def _largest(states: torch.Tensor, at: _Placed) -> torch.Tensor:
         chosen = states.index_select(0, at.flat).float()
         return torch.segment_reduce(chosen, "max", lengths=at.lengths, axis=0)
     rows = states.float().numpy()
-    return torch.from_numpy(
-        np.stack([rows[span].max(0, initial=-np.inf) for span in at.spans])
-    )
+    return torch.from_numpy(np.stack([rows[span].max(0, initial=-np.inf) for span in at.spans]))
 
 
 def _every(states: torch.Tensor, at: _Placed) -> torch.Tensor:

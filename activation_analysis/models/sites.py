@@ -2,35 +2,33 @@
 
 One short forward pass is traced. In every block, the attention child is the one whose class says
 so; the last linear layer that runs inside it is the output projection, whose input is the heads.
-The last linear layer outside it is the down-projection, whose input is the neurons. What is
-*added to the stream* is then the candidate (sublayer, its post-norm, or its projection) for which
-
-    residual_in + attention + mlp = residual_out
-
-holds on the traced numbers, to their rounding. So parallel blocks, post-norms and sublayers that
-add the residual themselves need no table.
+The last linear layer outside it is the down-projection, whose input is the neurons. What meets
+the stream is then the candidate (sublayer, its post-norm, or its projection) for which one of the
+identities of `wiring.py` holds on the traced numbers, to their rounding. So parallel blocks,
+scaled residuals, norms before, after and around the sum, and sublayers that add the residual
+themselves need no table.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import product
 from typing import TYPE_CHECKING
 
-import torch
 from torch import nn
 
 from activation_analysis.activations import SITES
 from activation_analysis.errors import ModelError
-from activation_analysis.models.architectures import ARCHITECTURES, Architecture
-from activation_analysis.models.tracing import Call, Trace, is_causal, same, trace
+from activation_analysis.models.tracing import Call, Trace, is_causal, is_norm, same, trace
+from activation_analysis.models.wiring import Wiring, recognise
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-ROUNDINGS = 4  # units of rounding that a sum of three terms may be off, per element
-STRAYS = 0.01  # share of elements that may be further off (overflowed ones, say)
+
+UNPROVED = "no known identity shows what attention and MLP add to the stream"
+NO_HEADS = "no output projection yields the attention's output"
+NO_NEURONS = "no down-projection yields the MLP's output (a mixture of experts?)"
 
 
 @dataclass(frozen=True)
@@ -43,11 +41,23 @@ class Tap:
 
 @dataclass(frozen=True)
 class BlockSites:
-    """The taps of one block; a site that the block does not have is absent."""
+    """The taps of one block; a site that the block does not have is absent.
+
+    ``input``, ``wiring`` and ``leads_to`` are what it takes to check the block again on other
+    inputs, as `identities.py` does.
+    """
 
     taps: dict[str, Tap]
-    additive: bool  # residual_in + attention + mlp = residual_out was seen to hold
+    input: Tap  # the stream that enters the block
+    wiring: Wiring | None = None  # how attention and MLP meet the stream; None: in no known way
+    # "neuron" and "head" -> the modules that make the MLP's, or the attention's, output of it
+    leads_to: dict[str, tuple[nn.Module, ...]] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)  # site -> why it is absent
+
+    @property
+    def additive(self) -> bool:
+        """Whether residual_in + attention + mlp = residual_out was seen to hold."""
+        return self.wiring is not None and self.wiring.name in ("sequential", "parallel")
 
 
 @dataclass(frozen=True)
@@ -59,19 +69,31 @@ class ModelSites:
 
 
 def find_blocks(model: PreTrainedModel) -> list[nn.Module]:
-    """The blocks of the model: its ``ModuleList`` of ``num_hidden_layers`` entries."""
+    """The blocks of the model: its ``ModuleList`` of ``num_hidden_layers`` entries.
+
+    Raises
+    ------
+    ModelError
+        If there is no such list, or its entries are one module again and again.
+    """
+    family = model.config.model_type
     n_layers = getattr(model.config.get_text_config(), "num_hidden_layers", None)
-    stacks = [
-        module
-        for module in model.modules()
-        if isinstance(module, nn.ModuleList) and len(module) == n_layers
-    ]
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    stacks = [stack for stack in lists if len(stack) == n_layers]
     if not stacks:
+        lengths = ", ".join(str(n) for n in sorted({len(stack) for stack in lists})) or "none"
         raise ModelError(
-            f"no stack of {n_layers} blocks found in a {model.config.model_type!r} model; "
-            f"models with one list of transformer blocks can be recorded"
+            f"no stack of {n_layers} blocks found in a {family!r} model (lengths of its lists: "
+            f"{lengths}; fewer than {n_layers}: its layers share weights); models with one list "
+            f"of transformer blocks, each run once, can be recorded"
         )
-    return list(max(stacks, key=lambda stack: sum(p.numel() for p in stack.parameters())))
+    blocks = list(max(stacks, key=lambda stack: sum(p.numel() for p in stack.parameters())))
+    if len(set(map(id, blocks))) < n_layers:
+        raise ModelError(
+            f"the {n_layers} layers of this {family!r} model share {len(set(map(id, blocks)))} "
+            f"blocks; models whose blocks each run once can be recorded"
+        )
+    return blocks
 
 
 def find_sites(model: PreTrainedModel) -> ModelSites:
@@ -93,29 +115,11 @@ def find_sites(model: PreTrainedModel) -> ModelSites:
         )
     traces = trace(model, find_blocks(model))
     family = model.config.get_text_config().model_type
-    blocks = [_sites_of(calls, family, layer) for layer, calls in enumerate(traces)]
+    blocks = [_sites_of(calls, f"{family!r}, block {layer}") for layer, calls in enumerate(traces)]
     return ModelSites(blocks, causal=is_causal(traces))
 
 
-def _sites_of(calls: Trace, family: str, layer: int) -> BlockSites:
-    if family in ARCHITECTURES:
-        return _sites_of_row(calls, ARCHITECTURES[family])
-    return _sites_by_structure(calls, f"{family!r}, block {layer}")
-
-
-def _sites_of_row(calls: Trace, row: Architecture) -> BlockSites:
-    taps = {
-        "residual": Tap(calls[""].module),
-        "attention": Tap(calls[row.attention].module),
-        "mlp": Tap(calls[row.mlp].module),
-        "neuron": Tap(calls[row.neuron].module, reads_input=True),
-        "head": Tap(calls[row.head].module, reads_input=True),
-    }
-    strays = _strays(calls[""], calls[row.attention], calls[row.mlp])
-    return BlockSites(taps, additive=strays <= STRAYS)
-
-
-def _sites_by_structure(calls: Trace, place: str) -> BlockSites:
+def _sites_of(calls: Trace, place: str) -> BlockSites:
     hidden = calls[""].output.shape[-1]
     children = sorted(
         ((name, call) for name, call in calls.items() if name and "." not in name),
@@ -125,9 +129,8 @@ def _sites_by_structure(calls: Trace, place: str) -> BlockSites:
     if attention is None:
         parts = ", ".join(type(call.module).__name__ for _, call in children)
         raise ModelError(
-            f"no attention found in model family {place} (its parts: {parts}); state-space and "
-            f"recurrent blocks cannot be recorded, and other blocks need a row in "
-            f"models/architectures.py (known: {', '.join(sorted(ARCHITECTURES))})"
+            f"no attention found in model family {place} (its parts: {parts}); state-space, "
+            f"recurrent and convolutional blocks cannot be recorded, transformer blocks can"
         )
     linears = sorted((c.order, n) for n, c in calls.items() if _is_projection(c, hidden))
     inside = [n for _, n in linears if n.startswith(attention + ".")]
@@ -136,37 +139,32 @@ def _sites_by_structure(calls: Trace, place: str) -> BlockSites:
     down = outside[-1] if outside else None
     mlp = down.split(".")[0] if down else _last_sublayer(children, attention, hidden)
 
-    pairs = product(_candidates(children, attention, out), _candidates(children, mlp, down))
-    strays, a, m = min(
-        ((_strays(calls[""], calls[a], calls[m]), a, m) for a, m in pairs),
-        key=lambda scored: scored[0],
-    )
-    if strays > STRAYS:
-        a, m = _unproved(calls, attention, out), _unproved(calls, mlp, down)
-    taps = {
-        "residual": Tap(calls[""].module),
-        "attention": Tap(calls[a].module),
-        "mlp": Tap(calls[m].module),
-    }
-    missing = {}
-    if out and _produces(calls[out], calls[attention], calls[a]):
-        taps["head"] = Tap(calls[out].module, reads_input=True)
+    fit = recognise(calls, _candidates(children, attention, out), _candidates(children, mlp, down))
+    a, m = (fit.attention, fit.mlp) if fit else (attention, mlp)
+    block = calls[""].module
+    taps, leads_to, missing = {"residual": Tap(block)}, {}, {}
+    if fit:
+        taps |= {"attention": Tap(calls[a].module), "mlp": Tap(calls[m].module)}
     else:
-        missing["head"] = "no output projection yields the attention's output"
-    if down and _produces(calls[down], calls[mlp], calls[m]):
-        taps["neuron"] = Tap(calls[down].module, reads_input=True)
-    else:
-        missing["neuron"] = "no down-projection yields the MLP's output (a mixture of experts?)"
-    return BlockSites(taps, additive=strays <= STRAYS, missing=missing)
+        missing |= {"attention": UNPROVED, "mlp": UNPROVED}
+    for site, projection, sublayer, added, why in (
+        ("head", out, attention, a, NO_HEADS),
+        ("neuron", down, mlp, m, NO_NEURONS),
+    ):
+        path = _path(calls, projection, sublayer, added)
+        if path:
+            taps[site] = Tap(path[0], reads_input=True)
+            leads_to[site] = path
+        else:
+            missing[site] = why
+    _refuse_repeats(calls, taps, place)
+    wiring = fit.wiring if fit else None
+    return BlockSites(taps, Tap(block, reads_input=True), wiring, leads_to, missing)
 
 
 def _is_attention(module: nn.Module) -> bool:
     name = type(module).__name__.lower()
-    return ("attention" in name or "attn" in name) and "norm" not in name
-
-
-def _is_norm(module: nn.Module) -> bool:
-    return "norm" in type(module).__name__.lower()
+    return ("attention" in name or "attn" in name) and not is_norm(module)
 
 
 def _is_projection(call: Call, hidden: int) -> bool:
@@ -180,7 +178,7 @@ def _last_sublayer(children: list[tuple[str, Call]], attention: str, hidden: int
         name
         for name, call in children
         if name != attention
-        and not _is_norm(call.module)
+        and not is_norm(call.module)
         and call.output is not None
         and call.output.shape[-1] == hidden
     ][-1]
@@ -189,49 +187,40 @@ def _last_sublayer(children: list[tuple[str, Call]], attention: str, hidden: int
 def _candidates(
     children: list[tuple[str, Call]], sublayer: str, projection: str | None
 ) -> list[str]:
-    """What may be added to the stream: the sublayer, a norm right after it, its projection."""
+    """What may meet the stream: the sublayer, a norm right after it, its projection."""
     names = [name for name, _ in children]
     after = names.index(sublayer) + 1
     candidates = [sublayer]
-    if after < len(children) and _is_norm(children[after][1].module):
+    if after < len(children) and is_norm(children[after][1].module):
         candidates.append(names[after])
     if projection and projection != sublayer:
         candidates.append(projection)
     return candidates
 
 
-def _unproved(calls: Trace, sublayer: str, projection: str | None) -> str:
-    """What is added where no identity shows it (a norm or a scale around the sum).
-
-    A sublayer that holds a norm has added the stream already, so it is its projection; another
-    is taken whole, since its last projection may be one expert's.
-    """
-    norms = (n for n, c in calls.items() if n.startswith(sublayer + ".") and _is_norm(c.module))
-    return projection if projection and any(norms) else sublayer
-
-
-def _strays(block: Call, attention: Call, mlp: Call) -> float:
-    """The share of elements in which residual + attention + mlp is not the next residual.
-
-    Judged element by element, at the rounding of its own terms: a few massive coordinates of the
-    stream would otherwise drown the sublayers' outputs, in half precision above all.
-    """
-    if block.input is None or attention.output is None or mlp.output is None:
-        return 1.0
-    terms = [t.cpu().double() for t in (block.input, attention.output, mlp.output)]
-    if any(t.numel() != block.output.numel() for t in terms):
-        return 1.0
-    after = block.output.cpu().double()
-    terms = [t.reshape(after.shape) for t in terms]
-    size = sum(t.abs() for t in (*terms, after))
-    rounding = torch.finfo(block.output.dtype).eps
-    close = (sum(terms) - after).abs() <= ROUNDINGS * rounding * size
-    return 1.0 - float(close.double().mean())
+def _path(calls: Trace, projection: str | None, sublayer: str, added: str) -> tuple[nn.Module, ...]:
+    """The modules that lead from a projection's input to what is added; empty if none do."""
+    if projection is None:
+        return ()
+    first, last = calls[projection], calls[added]
+    if first is last or same(first.output, last.output):
+        return (first.module,)
+    if same(first.output, calls[sublayer].output) and same(first.output, last.input):
+        return (first.module, last.module)
+    return ()
 
 
-def _produces(projection: Call, *outputs: Call) -> bool:
-    """Whether the projection's output is one of ``outputs``."""
-    return any(call is projection or same(projection.output, call.output) for call in outputs)
+def _refuse_repeats(calls: Trace, taps: dict[str, Tap], place: str) -> None:
+    """Raise if a tapped module ran more than once: a tap would hear several tensors as one."""
+    runs = {id(call.module): call.n_runs for call in calls.values()}
+    repeated = {site: runs[id(tap.module)] for site, tap in taps.items()}
+    told = ", ".join(f"{site} {n} times" for site, n in repeated.items() if n > 1)
+    if told:
+        raise ModelError(
+            f"model family {place} runs {told} in one pass (layers that share weights, or a "
+            f"feed-forward pass in chunks: then set chunk_size_feed_forward to 0); models whose "
+            f"modules each run once can be recorded"
+        )
 
 
 def require_sites(found: list[BlockSites], sites: Sequence[str], layers: Sequence[int]) -> None:

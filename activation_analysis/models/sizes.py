@@ -10,7 +10,8 @@ import torch
 
 from activation_analysis.models.sites import find_blocks
 
-INNER_WIDTHS = ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size")  # by family
+# By family; a family that names none has four times the hidden size.
+INNER_WIDTHS = ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", "hidden_dim")
 
 
 @dataclass(frozen=True)

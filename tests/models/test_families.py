@@ -13,19 +13,34 @@ from tiny_models import (
     FAMILIES,
     HEADS,
     LAYERS,
+    REFUSED,
     SENTENCES,
     n_hooks,
+    tiny_config,
     tiny_model,
     tiny_tokenizer,
 )
 from torch import nn
 
 from activation_analysis.activations import POSITIONS, SITES
+from activation_analysis.errors import ModelError
 from activation_analysis.models.capture import ActivationCapture
+from activation_analysis.models.sites import find_sites
+from activation_analysis.models.sizes import model_size, site_width
 
 TEXTS = (SENTENCES[0], "a", *SENTENCES[1:], "Hi there", "a", "NA", "plus, and [INST] two")
-WITHOUT_NEURONS = {"mixtral"}
-POST_NORM = {"bert", "roberta", "distilbert"}  # the sum goes through a norm: not additive
+WITHOUT_NEURONS = {"mixtral", "olmoe", "qwen2_moe"}
+# As the families' papers and code have it; every other one is sequential.
+PARALLEL = {"gpt_neox", "gptj", "codegen", "phi", "falcon", "falcon_new", "cohere"}
+PARALLEL |= {"stablelm_parallel"}
+SCALED = {"granite": 0.22}
+POST_NORM = {  # family -> the two norms of a block that the sums go through
+    "bert": ("attention.output.LayerNorm", "output.LayerNorm"),
+    "roberta": ("attention.output.LayerNorm", "output.LayerNorm"),
+    "electra": ("attention.output.LayerNorm", "output.LayerNorm"),
+    "distilbert": ("sa_layer_norm", "output_layer_norm"),
+    "opt_post_norm": ("self_attn_layer_norm", "final_layer_norm"),
+}
 
 
 @cache
@@ -50,21 +65,26 @@ def relative(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.abs(found - expected).max() / np.abs(expected).max())
 
 
+def in_batches(family: str, padding_side: str, position: str, n_rows: int):
+    """The first ``n_rows`` texts in one forward pass; all texts one by one where it is 1."""
+    capture = capture_of(family, padding_side)
+    texts = TEXTS if n_rows == 1 else TEXTS[:n_rows]
+    budget = 1 if n_rows == 1 else n_rows * int(capture.tokens(TEXTS).n_tokens.max())
+    return capture.capture_batch(texts, sites_of(family), position=position, batch_tokens=budget)
+
+
+@pytest.mark.parametrize("position", POSITIONS)
 @pytest.mark.parametrize("padding_side", ["left", "right"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_batches_equal_batch_size_one(family, padding_side):
-    capture = capture_of(family, padding_side)
-    sites = sites_of(family)
-    longest = int(capture.tokens(TEXTS).n_tokens.max())
-    for position in POSITIONS:
-        alone = capture.capture_batch(TEXTS, sites, position=position, batch_tokens=1)
-        for n_rows in (3, 8):
-            together = capture.capture_batch(
-                TEXTS, sites, position=position, batch_tokens=n_rows * longest
-            )
-            assert together.prompts == TEXTS
-            for site in sites:
-                assert relative(together.matrix(site), alone.matrix(site)) < 1e-5
+def test_batches_equal_batch_size_one(family, padding_side, position):
+    alone = in_batches(family, padding_side, position, 1)
+    assert alone.prompts == TEXTS
+    for n_rows in (2, 7, 8):
+        together = in_batches(family, padding_side, position, n_rows)
+        assert together.prompts == TEXTS[:n_rows]
+        for site in sites_of(family):
+            for layer, found in together.values[site].items():
+                assert relative(found, alone.values[site][layer][:n_rows]) < 1e-5
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -108,22 +128,43 @@ def test_residual_is_the_block_output(family):
     finally:
         for handle in handles:
             handle.remove()
-    # In families with a final norm, the last of hidden_states is after it: not the block's output.
-    after_norm = relative(read.hidden_states[-1][0].numpy(), states) > 1e-2
-    assert after_norm == (family not in POST_NORM)
+    # The last of hidden_states is after the final norm, or projection: not the block's output.
+    last = read.hidden_states[-1][0].numpy()
+    is_output = last.shape == states.shape and relative(last, states) < 1e-2
+    assert is_output == (family in POST_NORM and family in ENCODERS)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_residual_plus_attention_plus_mlp_is_the_next_residual(family):
-    capture = capture_of(family)
-    additive = [block.additive for block in capture.blocks]
-    assert additive == [family not in POST_NORM] * LAYERS
-    if family in POST_NORM:
-        return
+def test_every_block_is_wired_as_its_family_is(family):
+    name = "parallel" if family in PARALLEL else "sequential"
+    name = "scaled" if family in SCALED else "post-norm" if family in POST_NORM else name
+    blocks = capture_of(family).blocks
+    assert [block.wiring.name for block in blocks] == [name] * LAYERS
+    assert [block.additive for block in blocks] == [name in ("parallel", "sequential")] * LAYERS
+    assert [block.wiring.scale for block in blocks] == pytest.approx([SCALED.get(family, 1)] * 3)
+    for block in blocks:
+        module = block.taps["residual"].module
+        norms = [module.get_submodule(path) for path in POST_NORM.get(family, ())]
+        assert list(block.wiring.norms) == norms
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_attention_and_mlp_make_the_next_residual(family):
+    """On another text than the one that the wiring was found on."""
     values = every_token(family).values
     for layer in range(1, LAYERS):
-        total = values["residual"][layer - 1] + values["attention"][layer] + values["mlp"][layer]
-        assert relative(total, values["residual"][layer]) < 1e-5
+        stream, attention, mlp = (
+            torch.from_numpy(values[site][layer - (site == "residual")])
+            for site in ("residual", "attention", "mlp")
+        )
+        if family in POST_NORM:
+            module = capture_of(family).blocks[layer].taps["residual"].module
+            first, second = (module.get_submodule(path) for path in POST_NORM[family])
+            with torch.no_grad():
+                total = second(first(stream + attention) + mlp)
+        else:
+            total = stream + SCALED.get(family, 1) * (attention + mlp)
+        assert relative(total.numpy(), values["residual"][layer]) < 1e-5
 
 
 @pytest.mark.parametrize("family", [f for f in FAMILIES if f not in WITHOUT_NEURONS])
@@ -209,10 +250,32 @@ def test_each_row_of_a_single_capture_is_its_text_cut_there(family):
 
 @pytest.mark.parametrize("family", ENCODERS)
 def test_encoders_do_not_generate(family):
-    from activation_analysis.errors import ModelError
-
     with pytest.raises(ModelError, match="cannot generate text; record the prompt alone"):
         capture_of(family).capture_single("Two plus", max_new_tokens=1)
     alone = capture_of(family).capture_single("Two plus", max_new_tokens=0)
     assert len(alone) == alone.n_prompt_tokens
     assert alone.generated_text == ""
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sizes_are_known_without_the_weights(family):
+    capture, config = capture_of(family), tiny_config(family)
+    for site, layers in every_token(family).values.items():
+        assert {v.shape[1] for v in layers.values()} == {site_width(site, config)}
+    size = model_size(config)
+    assert size.n_blocks == LAYERS
+    assert size.n_parameters == sum(p.numel() for p in capture.model.base_model.parameters())
+
+
+@pytest.mark.parametrize("family", REFUSED)
+def test_what_cannot_be_recorded_is_refused(family):
+    message = {
+        "mamba": "no attention found in model family 'mamba', block 0 .*MambaMixer.*state-space",
+        "albert": "no stack of 3 blocks found in a 'albert' model .* its layers share weights",
+        "t5": r"an encoder-decoder \(t5\) cannot be recorded",
+    }[family]
+    model = tiny_model(family)
+    before = n_hooks(model)
+    with pytest.raises(ModelError, match=message):
+        find_sites(model)
+    assert n_hooks(model) == before
