@@ -21,8 +21,9 @@ from activation_analysis.models.identities import deviations, identity_taps
 from activation_analysis.models.sites import ModelSites, Tap
 
 Address = tuple[str, int]  # site, layer
-Recorded = list[dict[Address, torch.Tensor]]  # per prompt: address -> (n_kept, width)
-# Token ids of every prompt, a layout, and where to listen -> the `kept_places` of every prompt.
+Recorded = list[dict[Address, torch.Tensor]]  # per prompt: address -> (n_tokens, width)
+# Token ids of every prompt, a layout, and where to listen -> every token of every prompt, or the
+# `kept_places` of each.
 Record = Callable[[list[list[int]], str, Mapping[Address, Tap]], Recorded]
 
 ALONE = "alone"  # batch size 1 without padding: what the other layouts must equal
@@ -223,9 +224,10 @@ def _refuse_lost(
     prompts: Recorded, chosen: list[list[int]], taps: Mapping[Address, Tap], layout: str
 ) -> None:
     found = [{len(prompt[address]) for address in taps} for prompt in prompts]
-    expected = [{len(kept_places(len(ids)))} for ids in chosen]
-    if found != expected:
+    whole = [{len(ids)} for ids in chosen]
+    some = [{len(kept_places(len(ids)))} for ids in chosen]
+    if found not in (whole, some):
         raise ValueError(
-            f"layout {layout!r} recorded {found} tokens of prompts of which {expected} are kept; "
-            f"every one of them must come back once"
+            f"layout {layout!r} recorded {found} tokens of prompts that have {whole}; every one "
+            f"of them, or of the {some} that are compared, must come back once"
         )
