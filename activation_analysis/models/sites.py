@@ -67,6 +67,11 @@ class ModelSites:
     blocks: list[BlockSites]
     causal: bool
 
+    @property
+    def routed(self) -> bool:
+        """Whether some MLP may be a mixture of experts: no one projection yields its output."""
+        return any("neuron" in block.missing for block in self.blocks)
+
 
 def find_blocks(model: PreTrainedModel) -> list[nn.Module]:
     """The blocks of the model: its ``ModuleList`` of ``num_hidden_layers`` entries.
