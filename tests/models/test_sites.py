@@ -97,11 +97,27 @@ def test_a_feed_forward_pass_in_chunks_is_refused():
     with pytest.raises(ModelError) as refusal:
         find_sites(model)
     assert str(refusal.value) == (
-        "model family 'bert', block 0 runs mlp 3 times, neuron 3 times in one pass (layers that "
-        "share weights, or a feed-forward pass in chunks: then set chunk_size_feed_forward to 0); "
-        "models whose modules each run once can be recorded"
+        "model family 'bert', block 0 runs output 3 times in one pass (layers that share weights, "
+        "or a feed-forward pass in chunks: then set chunk_size_feed_forward to 0); models "
+        "whose modules each run once can be recorded"
     )
     assert n_hooks(model) == 0
+
+
+class AttentionAlone(nn.Module):
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.self_attn = block.self_attn
+
+    def forward(self, hidden_states: torch.Tensor, **arguments) -> torch.Tensor:
+        return hidden_states + self.self_attn(hidden_states=hidden_states, **arguments)[0]
+
+
+def test_a_block_of_attention_alone_is_refused():
+    model = small_model("llama")
+    model.layers = nn.ModuleList([AttentionAlone(block) for block in model.layers])
+    with pytest.raises(ModelError, match="no MLP found beside attention in model family 'llama'"):
+        find_sites(model)
 
 
 def test_layers_that_are_one_block_are_refused():
