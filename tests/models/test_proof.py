@@ -168,7 +168,7 @@ def test_every_family_is_proved(family):
     assert proof.holds("packed") == (family in PACKABLE)
     assert max(check.difference for check in proof.checks) < 1e-5  # a tenth of the tolerance
     names = {check.name for check in proof.checks}
-    assert {"output_projection(heads) = attention", found.blocks[0].wiring.name} <= names
+    assert {"heads through the projection = attention", found.blocks[0].wiring.name} <= names
     assert ("down_proj(neuron) = mlp" in names) == ("neuron" in found.blocks[0].taps)
     assert n_hooks(model) == before
 
@@ -376,7 +376,7 @@ def test_a_sublayer_before_its_post_norm_is_caught(dtype):
     failed = identity_failures("gemma2", 1, dtype=dtype, attention=Tap(attention))
     assert failed == {
         ("sequential", "residual", 1),
-        ("output_projection(heads) = attention", "head", 1),
+        ("heads through the projection = attention", "head", 1),
     }
 
 
@@ -387,7 +387,7 @@ def test_a_sublayer_that_has_added_the_stream_is_caught(dtype):
     failed = identity_failures("bert", 2, dtype=dtype, attention=Tap(attention))
     assert failed == {
         ("post-norm", "residual", 2),
-        ("output_projection(heads) = attention", "head", 2),
+        ("heads through the projection = attention", "head", 2),
     }
 
 
