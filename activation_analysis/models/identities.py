@@ -1,7 +1,7 @@
 """What must hold between the recorded sites of a block, on any input.
 
-    down_proj(neuron) = mlp                    (through the norm that follows, where there is one)
-    heads through the projection = attention       (likewise)
+    down_proj(neuron) = mlp                     (through the norm that follows, if one does)
+    heads through the projection = attention    (likewise)
     the block's wiring: sequential, parallel, scaled or post-norm, as `wiring.py` defines them
 
 The model's own modules are called, never their weights read, so that what Accelerate has
