@@ -18,8 +18,9 @@ class Check:
     name: str  # "padded = alone", "down_proj(neuron) = mlp", "sequential", ...
     site: str
     layer: int
-    difference: float  # relative; see `relative_difference`
+    difference: float  # relative; see `token_differences`
     tolerance: float
+    measure: str = "worst token"  # a key of `MEASURES`
 
     @property
     def passed(self) -> bool:
@@ -66,10 +67,10 @@ class Proof:
         return max(named, key=lambda check: check.difference / check.tolerance)
 
     def table(self) -> pd.DataFrame:
-        """One row per check: name, site, layer, difference, tolerance, passed."""
+        """One row per check: name, site, layer, difference, tolerance, measure, passed."""
         import pandas as pd
 
-        columns = ["name", "site", "layer", "difference", "tolerance", "passed"]
+        columns = ["name", "site", "layer", "difference", "tolerance", "measure", "passed"]
         rows = [{**asdict(check), "passed": check.passed} for check in self.checks]
         return pd.DataFrame(rows, columns=columns)
 

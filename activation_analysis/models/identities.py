@@ -1,7 +1,7 @@
 """What must hold between the recorded sites of a block, on any input.
 
-    down_proj(neuron) = mlp                    (through the norm that follows, where there is one)
-    output_projection(heads) = attention       (likewise)
+    down_proj(neuron) = mlp                     (through the norm that follows, if one does)
+    heads through the projection = attention    (likewise)
     the block's wiring: sequential, parallel, scaled or post-norm, as `wiring.py` defines them
 
 The model's own modules are called, never their weights read, so that what Accelerate has
@@ -23,7 +23,7 @@ from activation_analysis.models.wiring import ROUNDINGS
 INPUT = "input"  # stands beside the sites in an address: the stream that enters a block
 PROJECTIONS = {
     "neuron": ("down_proj(neuron) = mlp", "mlp"),
-    "head": ("output_projection(heads) = attention", "attention"),
+    "head": ("heads through the projection = attention", "attention"),
 }
 
 States = Mapping[str, torch.Tensor]  # site, or "input" -> (n_tokens, width) float32, one block

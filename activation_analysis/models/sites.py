@@ -67,6 +67,11 @@ class ModelSites:
     blocks: list[BlockSites]
     causal: bool
 
+    @property
+    def routed(self) -> bool:
+        """Whether some MLP may be a mixture of experts: no one projection yields its output."""
+        return any("neuron" in block.missing for block in self.blocks)
+
 
 def find_blocks(model: PreTrainedModel) -> list[nn.Module]:
     """The blocks of the model: its ``ModuleList`` of ``num_hidden_layers`` entries.
@@ -137,8 +142,8 @@ def _sites_of(calls: Trace, place: str) -> BlockSites:
     outside = [n for _, n in linears if not n.startswith(attention + ".")]
     out = inside[-1] if inside else None
     down = outside[-1] if outside else None
-    mlp = down.split(".")[0] if down else _last_sublayer(children, attention, hidden)
-
+    mlp = down.split(".")[0] if down else _last_sublayer(children, attention, hidden, place)
+    _refuse_repeats(calls, ["", attention, mlp], place)
     fit = recognise(calls, _candidates(children, attention, out), _candidates(children, mlp, down))
     a, m = (fit.attention, fit.mlp) if fit else (attention, mlp)
     block = calls[""].module
@@ -157,7 +162,6 @@ def _sites_of(calls: Trace, place: str) -> BlockSites:
             leads_to[site] = path
         else:
             missing[site] = why
-    _refuse_repeats(calls, taps, place)
     wiring = fit.wiring if fit else None
     return BlockSites(taps, Tap(block, reads_input=True), wiring, leads_to, missing)
 
@@ -168,20 +172,31 @@ def _is_attention(module: nn.Module) -> bool:
 
 
 def _is_projection(call: Call, hidden: int) -> bool:
-    is_linear = isinstance(call.module, nn.Linear) or type(call.module).__name__ == "Conv1D"
+    """A linear layer to the stream's width; quantised ones only call themselves linear."""
+    kind = type(call.module).__name__
+    named = kind == "Conv1D" or ("linear" in kind.lower() and not any(call.module.children()))
+    is_linear = named or isinstance(call.module, nn.Linear)
     return is_linear and call.output is not None and call.output.shape[-1] == hidden
 
 
-def _last_sublayer(children: list[tuple[str, Call]], attention: str, hidden: int) -> str:
+def _last_sublayer(
+    children: list[tuple[str, Call]], attention: str, hidden: int, place: str
+) -> str:
     """The block's other sublayer, where no linear layer of it was seen to run."""
-    return [
+    others = [
         name
         for name, call in children
         if name != attention
         and not is_norm(call.module)
         and call.output is not None
         and call.output.shape[-1] == hidden
-    ][-1]
+    ]
+    if not others:
+        raise ModelError(
+            f"no MLP found beside attention in model family {place}; blocks that hold both, as "
+            f"transformer blocks do, can be recorded"
+        )
+    return others[-1]
 
 
 def _candidates(
@@ -210,16 +225,14 @@ def _path(calls: Trace, projection: str | None, sublayer: str, added: str) -> tu
     return ()
 
 
-def _refuse_repeats(calls: Trace, taps: dict[str, Tap], place: str) -> None:
-    """Raise if a tapped module ran more than once: a tap would hear several tensors as one."""
-    runs = {id(call.module): call.n_runs for call in calls.values()}
-    repeated = {site: runs[id(tap.module)] for site, tap in taps.items()}
-    told = ", ".join(f"{site} {n} times" for site, n in repeated.items() if n > 1)
-    if told:
+def _refuse_repeats(calls: Trace, names: Sequence[str], place: str) -> None:
+    """Raise if a sublayer ran more than once: a tap would hear several tensors as one."""
+    repeated = [f"{n} {calls[n].n_runs} times" for n in dict.fromkeys(names) if calls[n].n_runs > 1]
+    if repeated:
         raise ModelError(
-            f"model family {place} runs {told} in one pass (layers that share weights, or a "
-            f"feed-forward pass in chunks: then set chunk_size_feed_forward to 0); models whose "
-            f"modules each run once can be recorded"
+            f"model family {place} runs {', '.join(repeated)} in one pass (layers that share "
+            f"weights, or a feed-forward pass in chunks: then set chunk_size_feed_forward to 0); "
+            f"models whose modules each run once can be recorded"
         )
 
 

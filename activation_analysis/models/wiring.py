@@ -38,15 +38,6 @@ class Wiring:
     scale: float = 1.0
     norms: tuple[nn.Module, ...] = ()  # the two norms of "post-norm", in the order they run
 
-    def residual_out(
-        self, residual_in: torch.Tensor, attention: torch.Tensor, mlp: torch.Tensor
-    ) -> torch.Tensor:
-        """What the block should put out, from three tensors of one shape (..., width)."""
-        if not self.norms:
-            return residual_in + self.scale * (attention + mlp)
-        first, second = self.norms
-        return second(first(residual_in + attention) + mlp)
-
 
 @dataclass(frozen=True)
 class Fit:
