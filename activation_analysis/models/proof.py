@@ -179,7 +179,7 @@ def prove_layout(
     together = record(chosen, layout, taps)
     for prompts, name in ((alone, ALONE), (together, layout)):
         _refuse_lost(prompts, chosen, taps, name)
-    lengths = [len(ids) for ids in chosen]
+    lengths = [len(next(iter(prompt.values()))) for prompt in alone]
     differences = {}
     for address in taps:
         found, expected = (
