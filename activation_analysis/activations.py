@@ -15,7 +15,7 @@ import pandas as pd
 
 SITES = ("residual", "attention", "mlp", "neuron", "head")
 SITE_ALIASES = {"attn": "attention"}
-POSITIONS = ("last", "mean", "max", "first")
+POSITIONS = ("last", "mean", "max", "first", "span", "word_final", "all")
 
 
 def canonical_site(name: str) -> str:
