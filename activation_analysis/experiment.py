@@ -25,6 +25,7 @@ from activation_analysis.options import (
     UnivariateOptions,
 )
 from activation_analysis.prompts import PathLike, PromptSet, read_prompts
+from activation_analysis.spans import with_spans, without_spans
 from activation_analysis.text_files import shown
 
 __all__ = [
@@ -51,6 +52,8 @@ class Experiment:
     settings: Settings
     prompts: PromptSet
     folder: Path = field(default_factory=Path, compare=False)  # prompt files are relative to it
+    written: PromptSet | None = field(default=None, compare=False, repr=False)
+    """The prompts as their files have them, where `prompts` has marks read out of them."""
 
     @property
     def question(self) -> str:
@@ -227,12 +230,12 @@ def apply_overrides(experiment: Experiment, changes: Sequence[str]) -> Experimen
         If a change is wrong, or the changed experiment does not fit its prompts.
     """
     settings = experiment_file.override(experiment.settings, changes)
-    prompts = experiment.prompts
+    prompts = experiment.written or experiment.prompts
     if settings.prompts != experiment.settings.prompts:
         absolute = tuple(os.path.abspath(path) for path in settings.prompts)
         settings = replace(settings, prompts=absolute)
         prompts = _read_prompts(settings, experiment.folder)
-    return _fitting(replace(experiment, settings=settings, prompts=prompts))
+    return _fitting(replace(experiment, settings=settings, prompts=prompts, written=None))
 
 
 def _read_prompts(settings: Settings, folder: Path) -> PromptSet:
@@ -240,7 +243,7 @@ def _read_prompts(settings: Settings, folder: Path) -> PromptSet:
 
 
 def _fitting(experiment: Experiment, file: SettingsFile | None = None) -> Experiment:
-    """The experiment itself, once its contrasts and its test fit its prompts."""
+    """The experiment, its marked stretches read, once contrasts and test fit its prompts."""
 
     def where(*key: str) -> str:
         return file.where(*key) if file else ".".join(key)
@@ -256,7 +259,15 @@ def _fitting(experiment: Experiment, file: SettingsFile | None = None) -> Experi
     if experiment.univariate and experiment.univariate.test == "paired":
         for contrast in experiment.contrasts:
             _check_pairs(contrast, experiment.prompts, where("univariate", "test"))
-    return experiment
+    return _marks_read(experiment)
+
+
+def _marks_read(experiment: Experiment) -> Experiment:
+    """The experiment with its prompts as its position reads them."""
+    if experiment.recording.position != "span":
+        return replace(experiment, prompts=without_spans(experiment.prompts))
+    written = experiment.written or experiment.prompts
+    return replace(experiment, prompts=with_spans(experiment.prompts), written=written)
 
 
 def _check_pairs(contrast: Contrast, prompts: PromptSet, where: str) -> None:

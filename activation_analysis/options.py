@@ -203,7 +203,7 @@ class ModelOptions(_Checked):
 
 @dataclass(frozen=True)
 class RecordingOptions(_Checked):
-    """[recording]: which activations speak for a prompt."""
+    """[recording]: how prompts are read, and which activations speak for them."""
 
     sites: tuple[str, ...] = option(
         SITES, ListOf(Choice(SITES, SITE_ALIASES), example='["residual", "mlp"]')
@@ -212,6 +212,9 @@ class RecordingOptions(_Checked):
     layers: tuple[int, ...] = option((), ListOf(Integer(), example="[0, 5, 11]", nothing="all"))
     truncate: bool = option(False, Flag())
     batch_tokens: int = option(1024, Integer(at_least=1))
+    skip_first: int = option(0, Integer())
+    chat: bool = option(False, Flag())
+    control_tokens: bool = option(False, Flag())
 
 
 @dataclass(frozen=True)

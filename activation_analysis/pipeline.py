@@ -233,11 +233,19 @@ def prepare(experiment: Experiment) -> Ready:
 
 
 def read_tokens(experiment: Experiment) -> Ready:
-    """The prompts as the model would read them, whatever the contrasts ask."""
+    """The prompts as the model would read them, whatever the contrasts ask.
+
+    Raises
+    ------
+    ModelError, PromptError
+        If the model is not there, or a prompt is empty to it, too long for it, or has no token
+        at the experiment's position.
+    """
     from activation_analysis.models.loading import load_config, load_tokenizer, resolve
+    from activation_analysis.models.positions import READ_BY_CHARACTER, places
     from activation_analysis.models.tokenizing import context_length, tokenize
 
-    prompts = experiment.prompts
+    prompts, options = experiment.prompts, experiment.recording
     source = resolve(experiment.model.id, revision=experiment.model.revision or None)
     config, tokenizer = load_config(source), load_tokenizer(source)
     _check_layers(experiment, config)
@@ -245,9 +253,14 @@ def read_tokens(experiment: Experiment) -> Ready:
         tokenizer,
         prompts.texts,
         limit=context_length(config, tokenizer),
-        truncate=experiment.recording.truncate,
+        truncate=options.truncate,
         sources=[prompts.where(row) for row in range(len(prompts))],
+        chat=options.chat,
+        control_tokens=options.control_tokens,
+        spans=prompts.spans if options.position == "span" else None,
+        offsets=options.position in READ_BY_CHARACTER,
     )
+    places(options.position, tokens, skip_first=options.skip_first)
     return Ready(experiment, source, config, tokenizer, tokens)
 
 

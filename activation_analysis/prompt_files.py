@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -44,14 +44,16 @@ class Problems:
 
     def refuse(self) -> None:
         """Raise one PromptError that lists them all, if there are any."""
-        if not self._found:
-            return
-        messages = [m for _, _, m in sorted(self._found, key=lambda p: p[:2])]
-        hidden = len(messages) - MOST_SHOWN
-        if hidden > 0:
-            more = f"... and {hidden} more ({len(messages)} problems in all)"
-            messages = [*messages[:MOST_SHOWN], more]
-        raise PromptError("\n".join(messages))
+        refuse([m for _, _, m in sorted(self._found, key=lambda p: p[:2])])
+
+
+def refuse(messages: Sequence[str]) -> None:
+    """Raise one PromptError that lists the first of what is wrong, if anything is."""
+    if not messages:
+        return
+    hidden = len(messages) - MOST_SHOWN
+    more = [f"... and {hidden} more ({len(messages)} problems in all)"] if hidden > 0 else []
+    raise PromptError("\n".join([*messages[:MOST_SHOWN], *more]))
 
 
 def read_csv(path: Path, encoding: str, report: Report) -> Iterator[tuple[int, Row]]:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from activation_analysis.prompt_files import READERS, REQUIRED, Problems, Row
+from activation_analysis.spans import SPAN_COLUMNS
 from activation_analysis.text_files import encoding_of, undecodable
 
 FEWEST_PROMPTS = 2
@@ -88,9 +89,9 @@ class PromptRows:
             if len(values) < n_before:
                 values.extend([""] * (n_before - len(values)))
             values.append(value if column == "prompt" else self._known.setdefault(value, value))
-        self._check(n_before, row["condition"], row["prompt"])
+        self._check(n_before, row["condition"], row["prompt"], *map(row.get, SPAN_COLUMNS))
 
-    def _check(self, row: int, condition: str, prompt: str) -> None:
+    def _check(self, row: int, condition: str, prompt: str, *span: str | None) -> None:
         if not condition.strip():
             self._note(row, "the condition is missing")
         elif condition != condition.strip():
@@ -100,7 +101,8 @@ class PromptRows:
         if not prompt.strip():
             self._note(row, "the prompt is empty")
             return
-        first = self._first_with.setdefault(prompt, row)
+        # Two stretches of one text are two prompts.
+        first = self._first_with.setdefault("\0".join([prompt, *filter(None, span)]), row)
         if first != row:
             self._note(row, self._duplicate(first, condition))
 

@@ -23,6 +23,7 @@ from activation_analysis.errors import ContrastError, PromptError
 from activation_analysis.names import did_you_mean, made_safe
 from activation_analysis.prompt_files import READERS, REQUIRED, Problems
 from activation_analysis.prompt_rows import PromptRows
+from activation_analysis.spans import SPAN_COLUMNS, Span, spans_of
 from activation_analysis.text_files import missing, shown
 
 __all__ = ["PromptSet", "balance", "read_prompts"]
@@ -73,8 +74,13 @@ class PromptSet:
 
     @property
     def covariates(self) -> tuple[str, ...]:
-        """The columns beside prompt, condition, item and group."""
-        return tuple(c for c in self.table if c not in (*REQUIRED, "item", "group"))
+        """The columns beside prompt, condition, item, group and the marked stretches."""
+        return tuple(c for c in self.table if c not in (*REQUIRED, "item", "group", *SPAN_COLUMNS))
+
+    @cached_property
+    def spans(self) -> tuple[tuple[Span, ...], ...]:
+        """The marked stretches of every prompt that `spans.with_spans` has read."""
+        return spans_of(self.table)
 
     @property
     def blocks(self) -> np.ndarray | None:
@@ -98,7 +104,10 @@ class PromptSet:
 
     def select(self, conditions: str | Sequence[str]) -> PromptSet:
         """The prompts of some conditions only, in the same order."""
-        rows = self.rows_of(conditions)
+        return self.take(self.rows_of(conditions))
+
+    def take(self, rows: np.ndarray) -> PromptSet:
+        """Some rows only, in the order given."""
         placed = len(self.line) == len(self)
         return PromptSet(
             name=self.name,

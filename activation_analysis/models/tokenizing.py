@@ -19,13 +19,12 @@ from activation_analysis.models.encoding import (
     refuse,
     require_offsets,
 )
+from activation_analysis.spans import Span
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 UNLIMITED = 10**9  # tokenizers without a limit state a huge number
-
-Span = tuple[int, int]  # the characters from the first to before the second
 
 
 @dataclass(frozen=True)
