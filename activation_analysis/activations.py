@@ -206,3 +206,7 @@ class TokenActivations:
                 "generated": np.arange(len(self)) >= self.n_prompt_tokens,
             }
         )
+
+
+class RaggedActivations:
+    pass

@@ -90,6 +90,24 @@ def has_marks(text: str) -> bool:
         return False
 
 
+def marked_spans(texts: Sequence[str]) -> tuple[tuple[str, ...], tuple[tuple[Span, ...], ...]]:
+    """Texts without their marks ``[[`` and ``]]``, and the stretches that stood between.
+
+    Raises
+    ------
+    PromptError
+        All texts without a stretch, or with broken marks.
+    """
+    read, problems = [], []
+    for i, written in enumerate(texts):
+        try:
+            read.append(_read(written, "", ""))
+        except ValueError as error:
+            problems.append(f"prompt {i}: {error}")
+    refuse(problems)
+    return tuple(text for text, _ in read), tuple(spans for _, spans in read)
+
+
 def spans_of(table: pd.DataFrame) -> tuple[tuple[Span, ...], ...]:
     """The stretches of every row of prompts that `with_spans` returned; none in others."""
     if not all(column in table for column in SPAN_COLUMNS):

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 HIDDEN, HEADS, LAYERS, INNER, CONTEXT = 32, 4, 3, 48, 96
 VOCABULARY = 320
+ONE_ROW = ("last", "mean", "max", "first", "word_final")  # positions with one row per prompt
 
 SENTENCES = (
     "The sea is wide and the sky is high above it.",

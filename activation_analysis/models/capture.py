@@ -13,15 +13,9 @@ import numpy as np
 import torch
 import transformers
 
-from activation_analysis.activations import (
-    POSITIONS,
-    SITES,
-    Activations,
-    TokenActivations,
-    canonical_site,
-)
+from activation_analysis.activations import SITES, Activations, RaggedActivations, TokenActivations
 from activation_analysis.errors import ModelError, PromptError
-from activation_analysis.models.batching import LAYOUTS, Pass, Plan, plan_passes
+from activation_analysis.models.batching import Pass, Plan, plan_passes
 from activation_analysis.models.checks import Proof
 from activation_analysis.models.collecting import Collected
 from activation_analysis.models.continuation import check_continuation, continuation
@@ -33,11 +27,13 @@ from activation_analysis.models.loading import (
     resolve,
 )
 from activation_analysis.models.memory import batch_budget
-from activation_analysis.models.positions import REDUCTIONS, places
-from activation_analysis.models.probing import Probing, proved
+from activation_analysis.models.positions import READ_BY_CHARACTER, REDUCTIONS, places
+from activation_analysis.models.prefixes import shared_prefixes
+from activation_analysis.models.probing import Probing, Proven, proved
 from activation_analysis.models.proof import require
 from activation_analysis.models.reading import Reader
 from activation_analysis.models.recording import Address, Heard, evaluating, recording
+from activation_analysis.models.request import Prepared, Request
 from activation_analysis.models.rows import Rows, distinct_rows
 from activation_analysis.models.sites import (
     BlockSites,
@@ -50,6 +46,7 @@ from activation_analysis.models.threads import lone_above
 from activation_analysis.models.tokenizing import Tokens, context_length, tokenize
 from activation_analysis.models.tracing import input_device
 from activation_analysis.progress import stage
+from activation_analysis.spans import marked_spans
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -61,18 +58,6 @@ class CaptureTime:
 
     forward: float  # inside the model, hooks included
     total: float
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A capture that is ready to run: what is read, in which passes, and who listens."""
-
-    tokens: Tokens
-    rows: Rows
-    plan: Plan
-    taps: Mapping[Address, Tap]
-    sites: tuple[str, ...]
-    positions: tuple[str, ...]
 
 
 class ActivationCapture:
@@ -144,8 +129,7 @@ class ActivationCapture:
                 self.source = resolve(self.source.name, revision=self.source.revision or None)
         self.tokenizer = tokenizer
         self._found: ModelSites | None = None
-        self.proof: Proof | None = None  # of this model, since its first capture
-        self._preferred, self._holds = "padded", frozenset[str]()  # layouts, as the proof found
+        self._proven: Proven | None = None  # since the first capture
         self.last_time = CaptureTime(0.0, 0.0)
 
     @property
@@ -177,11 +161,13 @@ class ActivationCapture:
         *,
         layers: Sequence[int] | None = None,
         position: str = "last",
-        batch_tokens: int | None = None,
+        skip_first: int = 0,
+        batch_tokens: int = 0,
         layout: str = "auto",
         truncate: bool = False,
-        skip_first: int = 0,
-    ) -> Activations:
+        chat: bool = False,
+        control_tokens: bool = False,
+    ) -> Activations | RaggedActivations:
         """Record every text at every site asked for, one row per text, in the order given.
 
         Parameters
@@ -189,18 +175,22 @@ class ActivationCapture:
         texts : the prompts; control-token strings inside them are plain text
         layers_to_capture : sites: residual, attention (or attn), mlp, neuron, head
         layers : block indices, 0 the first; negative ones count from the end; default all
-        position : which token speaks for the text: last, mean, max or first; special tokens
+        position : which tokens speak for the text: last, mean, max, first, span (what stands
+            between ``[[`` and ``]]``), word_final, or all (every token kept); special tokens
             that the tokenizer adds never do
-        batch_tokens : tokens per forward pass; left out, as free memory allows
+        skip_first : leave so many first places of every text out (the attention sink)
+        batch_tokens : tokens per forward pass; 0 for what is fastest and fits into memory
         layout : "packed" (prompts share a row, apart from each other), "padded", or "auto": packed
-            on a CPU where this model is proved to keep prompts apart
+            on a CPU, where this model is proved to keep prompts apart
         truncate : cut texts that are longer than the model's context, instead of refusing them
-        skip_first : leave so many first places of every text out of means (the attention sink)
+        chat : make each text a user turn of the tokenizer's chat template
+        control_tokens : strings of control tokens inside a text are those tokens
 
         Returns
         -------
         Activations
-            ``matrix(site)`` is (n_texts, n_units) float32.
+            ``matrix(site)`` is (n_texts, n_units) float32; for position "all" RaggedActivations,
+            with a row for every token.
 
         Raises
         ------
@@ -215,10 +205,12 @@ class ActivationCapture:
             layers_to_capture,
             layers=layers,
             positions=(position,),
+            skip_first=skip_first,
             batch_tokens=batch_tokens,
             layout=layout,
             truncate=truncate,
-            skip_first=skip_first,
+            chat=chat,
+            control_tokens=control_tokens,
         )
         return recorded[position]
 
@@ -229,71 +221,58 @@ class ActivationCapture:
         *,
         layers: Sequence[int] | None = None,
         positions: Sequence[str] = ("last", "mean"),
-        batch_tokens: int | None = None,
+        skip_first: int = 0,
+        batch_tokens: int = 0,
         layout: str = "auto",
         truncate: bool = False,
-        skip_first: int = 0,
-    ) -> dict[str, Activations]:
-        """The same at several positions, in one pass over the texts; by position."""
+        chat: bool = False,
+        control_tokens: bool = False,
+    ) -> dict[str, Activations | RaggedActivations]:
+        """The same at several positions, in one reading of the texts; by position."""
         began = time.perf_counter()
-        prepared = self.prepare(
-            self.tokens(texts, truncate=truncate),
-            layers_to_capture,
-            layers=layers,
-            positions=positions,
-            batch_tokens=batch_tokens,
-            layout=layout,
-            skip_first=skip_first,
+        request = Request(
+            layers_to_capture, layers or (), positions, skip_first, batch_tokens, layout
         )
+        tokens = self.tokens(
+            texts,
+            positions=request.positions,
+            truncate=truncate,
+            chat=chat,
+            control_tokens=control_tokens,
+        )
+        prepared = self.prepare(tokens, request)
         collected = Collected(prepared.rows)
         for one, heard in self.read(prepared):
             collected.add(one, heard)
         self.last_time = CaptureTime(self.last_time.forward, time.perf_counter() - began)
-        return {
-            position: Activations(
-                prompts=tuple(texts),
-                n_tokens=prepared.tokens.n_tokens,
-                position=position,
-                model=self.source.name,
-                n_layers=self.n_layers,
-                values=_by_site(collected.values[position], prepared.sites),
-                details=self.details() | {"layout": prepared.plan.layout},
-            )
-            for position in prepared.positions
-        }
+        return {p: self._recording(prepared, p, collected) for p in request.positions}
 
-    def prepare(
-        self,
-        tokens: Tokens,
-        layers_to_capture: Sequence[str] = SITES,
-        *,
-        layers: Sequence[int] | None = None,
-        positions: Sequence[str] = ("last",),
-        batch_tokens: int | None = None,
-        layout: str = "auto",
-        skip_first: int = 0,
-    ) -> Prepared:
-        """Prove this model on the prompts at hand, and arrange them in forward passes."""
-        unknown = [p for p in positions if p not in REDUCTIONS]
-        if unknown or not positions:
-            raise ModelError(f"no position {(unknown or [''])[0]!r}; known: {', '.join(POSITIONS)}")
-        sites = _canonical_sites(layers_to_capture)
-        taps = self._taps(sites, layers)
-        rows = distinct_rows(
+    def rows(self, tokens: Tokens, request: Request) -> Rows:
+        """What is read: every distinct prompt once, with the tokens that speak for it."""
+        return distinct_rows(
             tokens.ids,
-            {p: places(p, tokens, skip_first=skip_first) for p in positions},
-            {p: REDUCTIONS[p] for p in positions},
+            {p: places(p, tokens, skip_first=request.skip_first) for p in request.positions},
+            {p: REDUCTIONS[p] for p in request.positions},
         )
+
+    def prepare(self, tokens: Tokens, request: Request, *, plan: Plan | None = None) -> Prepared:
+        """Prove this model on the prompts at hand, and arrange them in forward passes.
+
+        ``plan`` is one that was made before, for the same rows.
+        """
+        taps = self._taps(request)
+        rows = self.rows(tokens, request)
         self.prove(rows.ids)
-        layout = self._layout(layout)
-        plan = plan_passes(
-            rows.ids,
-            layout=layout,
-            batch_tokens=self._batch_tokens(layout) if batch_tokens is None else batch_tokens,
-            share_prefixes="prefix" in self._holds and layout == self._preferred,
-            lone_above=lone_above(self.model.config),
-        )
-        return Prepared(tokens, rows, plan, taps, tuple(sites), tuple(positions))
+        if plan is None:
+            layout = self._layout(request.layout)
+            plan = plan_passes(
+                rows.ids,
+                layout=layout,
+                batch_tokens=request.batch_tokens or self._batch_tokens(layout),
+                share_prefixes="prefix" in self._proven.holds and layout == self._proven.preferred,
+                lone_above=lone_above(self.model.config),
+            )
+        return Prepared(request, tokens, rows, plan, taps)
 
     def read(
         self, prepared: Prepared, passes: Sequence[Pass] | None = None
@@ -347,8 +326,8 @@ class ActivationCapture:
         PromptError
             If the text and its continuation do not fit into the context.
         """
-        sites = _canonical_sites(layers_to_capture)
-        taps = self._taps(sites, layers)
+        request = Request(layers_to_capture, layers or ())
+        taps = self._taps(request)
         tokens = self.tokens([text])
         prompt_ids = tokens.ids[0]
         check_continuation(
@@ -371,17 +350,36 @@ class ActivationCapture:
             n_prompt_tokens=len(prompt_ids),
             model=self.source.name,
             n_layers=self.n_layers,
-            values=_by_site({address: v.numpy() for address, v in heard.items()}, sites),
+            values=_by_site({address: v.numpy() for address, v in heard.items()}, request.sites),
         )
 
-    def tokens(self, texts: Sequence[str], *, truncate: bool = False) -> Tokens:
+    def tokens(
+        self,
+        texts: Sequence[str],
+        *,
+        positions: Sequence[str] = (),
+        truncate: bool = False,
+        chat: bool = False,
+        control_tokens: bool = False,
+    ) -> Tokens:
         """The token ids that the model will read, checked against its context."""
         if isinstance(texts, str):
             raise PromptError("texts is one string; pass a list of strings")
         if len(texts) == 0:
             raise PromptError("no texts to record: the list is empty")
-        limit = context_length(self.model.config, self.tokenizer)
-        return tokenize(self.tokenizer, texts, limit=limit, truncate=truncate)
+        spans = None
+        if "span" in positions:
+            texts, spans = marked_spans(texts)
+        return tokenize(
+            self.tokenizer,
+            texts,
+            limit=context_length(self.model.config, self.tokenizer),
+            truncate=truncate,
+            chat=chat,
+            control_tokens=control_tokens,
+            spans=spans,
+            offsets=not READ_BY_CHARACTER.isdisjoint(positions),
+        )
 
     def details(self) -> dict[str, str]:
         """What else defines the recorded numbers, beside model, prompts and position."""
@@ -400,19 +398,32 @@ class ActivationCapture:
         }
 
     def prove(self, ids: Sequence[list[int]]) -> Proof:
-        """Hold this model to what it gives one prompt at a time, once, on the prompts at hand.
+        """Hold this model to what it gives one prompt at a time, on the prompts at hand.
+
+        Done once; once more where prompts share a beginning, and those before did not.
 
         Raises
         ------
         ModelError
             If padding changes what is recorded, or a site is not what its name says.
         """
-        if self.proof is None:
+        shares = bool(shared_prefixes(ids)) and self.is_causal
+        if self._proven is None or (shares and not self._proven.proof.checked("prefix")):
             with evaluating(self.model), torch.inference_mode():
-                proof, preferred, holds = proved(self.model, self.model_sites, ids)
-            require(proof)
-            self.proof, self._preferred, self._holds = proof, preferred, holds
-        return self.proof
+                proven = proved(self.model, self.model_sites, ids, with_prefix=shares)
+            require(proven.proof)
+            self._proven = proven
+        return self._proven.proof
+
+    @property
+    def proof(self) -> Proof | None:
+        """What was proved of this model at its first capture; None before."""
+        return self._proven.proof if self._proven else None
+
+    @property
+    def widths(self) -> Mapping[Address, int]:
+        """Units of every site and layer, as the proof recorded them."""
+        return self._proven.widths if self._proven else {}
 
     def said(self, sentence: str) -> None:
         """Tell the user, on standard error."""
@@ -420,30 +431,43 @@ class ActivationCapture:
 
     def _layout(self, asked: str) -> str:
         """The layout of this capture's passes."""
-        if asked not in ("auto", *LAYOUTS):
-            raise ModelError(f"no layout {asked!r}; known: auto, {', '.join(LAYOUTS)}")
-        if asked == "packed" and "packed" not in self._holds:
+        if asked == "packed" and "packed" not in self._proven.holds:
             raise ModelError(
                 f"{self.source.name!r} does not keep packed prompts apart; use layout 'padded'"
             )
-        return self._preferred if asked == "auto" else asked
+        return self._proven.preferred if asked == "auto" else asked
 
     def _batch_tokens(self, layout: str) -> int:
-        text = self.model.config.get_text_config()
         return batch_budget(
             input_device(self.model),
             layout,
-            widest=max(text.hidden_size, getattr(text, "intermediate_size", 0) or 0),
+            widest=max(self.widths.values()),
             itemsize=self.model.dtype.itemsize,
         )
 
-    def _taps(self, sites: list[str], layers: Sequence[int] | None) -> dict[Address, Tap]:
-        wanted = self._layer_indices(layers)
-        require_sites(self.blocks, sites, wanted)
-        return {(s, k): self.blocks[k].taps[s] for s in sites for k in wanted}
+    def _taps(self, request: Request) -> dict[Address, Tap]:
+        wanted = self._layer_indices(request.layers)
+        require_sites(self.blocks, request.sites, wanted)
+        return {(s, k): self.blocks[k].taps[s] for s in request.sites for k in wanted}
 
-    def _layer_indices(self, layers: Sequence[int] | None) -> list[int]:
-        if layers is None or len(layers) == 0:
+    def _recording(
+        self, prepared: Prepared, position: str, collected: Collected
+    ) -> Activations | RaggedActivations:
+        """What was collected at one position, as users have it."""
+        tokens = prepared.tokens
+        common = {
+            "prompts": tokens.texts,
+            "n_tokens": tokens.n_tokens,
+            "position": position,
+            "model": self.source.name,
+            "n_layers": self.n_layers,
+            "values": _by_site(collected.values[position], prepared.request.sites),
+            "details": self.details() | {"layout": prepared.plan.layout},
+        }
+        return Activations(**common)
+
+    def _layer_indices(self, layers: Sequence[int]) -> list[int]:
+        if len(layers) == 0:
             return list(range(self.n_layers))
         outside = [k for k in layers if not -self.n_layers <= k < self.n_layers]
         if outside:
@@ -454,16 +478,8 @@ class ActivationCapture:
         return sorted({k % self.n_layers for k in layers})
 
 
-def _canonical_sites(names: Sequence[str]) -> list[str]:
-    if isinstance(names, str):
-        raise ModelError(f"layers_to_capture is one string; pass a list, as in [{names!r}]")
-    if len(names) == 0:
-        raise ModelError(f"no site to record; name one or more of: {', '.join(SITES)}")
-    return list(dict.fromkeys(canonical_site(name) for name in names))
-
-
 def _by_site(
-    values: dict[Address, np.ndarray], sites: list[str]
+    values: Mapping[Address, np.ndarray], sites: Sequence[str]
 ) -> dict[str, dict[int, np.ndarray]]:
     return {
         site: {layer: values[s, layer] for s, layer in sorted(values) if s == site}

@@ -47,6 +47,10 @@ class Proof:
     def passed(self) -> bool:
         return all(check.passed for check in self.checks)
 
+    def checked(self, layout: str) -> bool:
+        """Whether a layout was checked at all."""
+        return any(check.name == equals_alone(layout) for check in self.checks)
+
     def holds(self, layout: str) -> bool:
         """Whether a layout was checked and gives what each prompt gives alone."""
         checks = [check for check in self.checks if check.name == equals_alone(layout)]

@@ -26,7 +26,7 @@ REDUCTIONS = {
     "word_final": "mean",
     "all": "every",
 }
-READ_BY_CHARACTER = frozenset({"span", "word_final"})  # they need the tokens' offsets
+READ_BY_CHARACTER = frozenset({"span", "word_final", "all"})  # these need the tokens' offsets
 _WORD = re.compile(r"\S+")
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -55,20 +56,31 @@ WAYS: dict[str, Callable[[Ids, str], Plan]] = {
 }
 
 
+@dataclass(frozen=True)
+class Proven:
+    """What is known of a model once it was proved."""
+
+    proof: Proof
+    preferred: str  # layout
+    holds: frozenset[str]  # layouts, and "prefix", which is proved in the preferred one
+    widths: Mapping[Address, int]  # units of every site and layer
+
+
 def proved(
-    model: PreTrainedModel, found: ModelSites, ids: Ids
-) -> tuple[Proof, str, frozenset[str]]:
-    """A proof on a few of the prompts ``ids``, the layout to prefer, and the layouts that hold.
+    model: PreTrainedModel, found: ModelSites, ids: Ids, *, with_prefix: bool = False
+) -> Proven:
+    """Prove a model on a few of the prompts ``ids``, in every layout that it may be read in.
 
     Packing is taken to hold only where every attention product was seen and done prompt by
     prompt: a model that does without, by a mask over the whole row, would be slower packed.
-    "prefix" is proved in the preferred layout.
     """
     probing = Probing(model, causal=found.causal)
     seen = {"packed": False}
+    widths: dict[Address, int] = {}
 
     def record(ids: Ids, way: str, taps: Mapping[Address, Tap]) -> list[dict]:
         answer = probing(ids, way, taps)
+        widths.update({address: states.shape[1] for address, states in answer[0].items()})
         if way == "packed":
             seen[way] = probing.n_products >= len(found.blocks)
             # Packing saves the padding; on a GPU it loses the fused causal kernels.
@@ -77,13 +89,13 @@ def proved(
         return answer
 
     takes_places = "position_ids" in inspect.signature(model.base_model.forward).parameters
-    layouts = ["padded", *(["packed"] * takes_places), *(["prefix"] * found.causal)]
+    layouts = ["padded", *(["packed"] * takes_places), *(["prefix"] * with_prefix)]
     proof = prove(found, record, ids, model.dtype, layouts=layouts)
     holds = {layout for layout in layouts if proof.holds(layout) and seen.get(layout, True)}
     preferred = probing.layout if probing.layout in holds else "padded"
     if preferred != probing.layout:
         holds.discard("prefix")
-    return proof, preferred, frozenset(holds)
+    return Proven(proof, preferred, frozenset(holds), widths)
 
 
 class Probing:

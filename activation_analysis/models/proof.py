@@ -56,7 +56,7 @@ IDENTITY_TOLERANCES = {
 }
 
 
-def probes(ids: Sequence[Sequence[int]], n: int = 4, longest: int = 64) -> list[list[int]]:
+def probes(ids: Sequence[Sequence[int]], n: int = 4, longest: int = 48) -> list[list[int]]:
     """A few of the prompts to prove the recording on: the shortest, the longest, others between.
 
     Parameters

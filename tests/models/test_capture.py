@@ -12,6 +12,7 @@ from tiny_models import (
     HIDDEN,
     INNER,
     LAYERS,
+    ONE_ROW,
     SENTENCES,
     n_hooks,
     tiny_model,
@@ -19,7 +20,7 @@ from tiny_models import (
 )
 from transformers import MambaConfig, MambaModel, T5Config, T5Model
 
-from activation_analysis.activations import POSITIONS, SITES
+from activation_analysis.activations import SITES
 from activation_analysis.errors import ModelError, PromptError
 from activation_analysis.models.capture import ActivationCapture
 
@@ -45,7 +46,7 @@ def test_rows_are_prompts_and_columns_are_units(capture):
     assert recorded.n_tokens.tolist() == [len(capture.tokenizer(t).input_ids) for t in SENTENCES]
 
 
-@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize("position", ONE_ROW)
 def test_special_tokens_never_speak_for_a_prompt(position):
     """A begin and an end token change no row when what they do to the states is undone."""
     model = tiny_model("gpt2")
@@ -91,7 +92,7 @@ def test_attn_means_attention_and_is_recorded_once(capture):
         ({"texts": []}, "no texts to record"),
         ({"texts": "one string"}, "texts is one string; pass a list"),
         ({"texts": ["a" * 200]}, f"201 tokens.* context of {CONTEXT} tokens"),
-        ({"batch_tokens": 0}, "batch_tokens must be 1 or more"),
+        ({"batch_tokens": -1}, "batch_tokens=-1; give tokens of one forward pass"),
     ],
 )
 def test_what_cannot_be_recorded_is_refused(capture, arguments, message):
@@ -359,7 +360,7 @@ def test_bfloat16_is_near_float32(tiny_gpt2):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize("position", ONE_ROW)
 def test_values_that_are_not_finite_pass_through(tiny_gpt2, value, position):
     model, tokenizer = copy.deepcopy(tiny_gpt2[0]), tiny_gpt2[1]
     with torch.no_grad():
@@ -371,7 +372,7 @@ def test_values_that_are_not_finite_pass_through(tiny_gpt2, value, position):
     assert np.isfinite(np.delete(last, 5, axis=1)).all()
 
 
-@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize("position", ONE_ROW)
 def test_an_overflow_at_a_special_token_does_not_reach_the_prompt(tiny_gpt2, position):
     model, tokenizer = copy.deepcopy(tiny_gpt2[0]), tiny_gpt2[1]
     begin = tokenizer.bos_token_id

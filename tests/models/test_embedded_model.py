@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from tiny_models import ONE_ROW
 
-from activation_analysis.activations import POSITIONS, SITES
+from activation_analysis.activations import SITES
 from activation_analysis.models.embedded import EMBEDDED, embedded_file
 
 pytestmark = pytest.mark.real
@@ -20,7 +21,7 @@ def single(embedded_capture):
     return embedded_capture.capture_single(SENTENCE, max_new_tokens=0)
 
 
-@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize("position", ONE_ROW)
 def test_batches_equal_batch_size_one(embedded_capture, math_prompts, position):
     """In units of each site's standard deviation; float32 itself errs by 1e-4 of it."""
     some = math_prompts[::8]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from itertools import product
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from tiny_models import (
     FAMILIES,
     HEADS,
     LAYERS,
+    ONE_ROW,
     REFUSED,
     SENTENCES,
     n_hooks,
@@ -22,7 +24,7 @@ from tiny_models import (
 )
 from torch import nn
 
-from activation_analysis.activations import POSITIONS, SITES
+from activation_analysis.activations import SITES
 from activation_analysis.errors import ModelError
 from activation_analysis.models.capture import ActivationCapture
 from activation_analysis.models.sites import find_sites
@@ -65,22 +67,25 @@ def relative(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.abs(found - expected).max() / np.abs(expected).max())
 
 
-def in_batches(family: str, padding_side: str, position: str, n_rows: int):
+def in_batches(family: str, padding_side: str, position: str, n_rows: int, layout: str = "padded"):
     """The first ``n_rows`` texts in one forward pass; all texts one by one where it is 1."""
     capture = capture_of(family, padding_side)
     texts = TEXTS if n_rows == 1 else TEXTS[:n_rows]
     budget = 1 if n_rows == 1 else n_rows * int(capture.tokens(TEXTS).n_tokens.max())
-    return capture.capture_batch(texts, sites_of(family), position=position, batch_tokens=budget)
+    return capture.capture_batch(
+        texts, sites_of(family), position=position, batch_tokens=budget, layout=layout
+    )
 
 
-@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize("position", ONE_ROW)
 @pytest.mark.parametrize("padding_side", ["left", "right"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_batches_equal_batch_size_one(family, padding_side, position):
+    """Padded, and packed where the proof finds that this family keeps prompts apart."""
     alone = in_batches(family, padding_side, position, 1)
     assert alone.prompts == TEXTS
-    for n_rows in (2, 7, 8):
-        together = in_batches(family, padding_side, position, n_rows)
+    for n_rows, layout in product((2, 7, 8), ("padded", "auto")):
+        together = in_batches(family, padding_side, position, n_rows, layout)
         assert together.prompts == TEXTS[:n_rows]
         for site in sites_of(family):
             for layer, found in together.values[site].items():
@@ -101,7 +106,8 @@ def test_residual_is_the_block_output(family):
         )
         for k, block in enumerate(stack)
     ]
-    recorded = {p: capture.capture_batch(TEXTS, ["residual"], position=p) for p in POSITIONS}
+    pooled_here = ("last", "first", "mean", "max")
+    recorded = {p: capture.capture_batch(TEXTS, ["residual"], position=p) for p in pooled_here}
     n_before = 1
     n_after = 0 if family in DECODERS else 1
     try:
@@ -120,7 +126,7 @@ def test_residual_is_the_block_output(family):
                     "mean": own.mean(axis=0),
                     "max": own.max(axis=0),
                 }
-                for position in POSITIONS:
+                for position in pooled_here:
                     found = recorded[position].values["residual"][layer][row]
                     assert relative(found, pooled[position]) < 1e-5
                 if layer < LAYERS - 1:
