@@ -11,6 +11,7 @@ from activation_analysis.activations import Activations
 from activation_analysis.contrasts import Contrast
 from activation_analysis.prompts import PromptSet
 from activation_analysis.results import StatMap
+from activation_analysis.spans import has_marks
 
 N_TRUNCATED = "n_truncated"  # the detail of a capture that counts prompts cut at the context
 
@@ -24,6 +25,16 @@ def truncation(activations: Activations) -> str:
     return (
         f"{n_cut} of {len(activations)} prompts {were} longer than the model's context and "
         f"{were} cut: what came after was not read"
+    )
+
+
+def unread_marks(prompts: PromptSet, position: str) -> str:
+    """Prompts that all seem to mark a stretch, at a position that does not read it."""
+    if position == "span" or not all(map(has_marks, prompts.texts)):
+        return ""  # in some prompts alone, brackets are a matrix or a link
+    return (
+        f"every prompt holds [[...]], which the model reads as text at position {position!r}; "
+        f"position 'span' reads it as marks"
     )
 
 

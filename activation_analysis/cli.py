@@ -26,11 +26,17 @@ OVERRIDES = {
     "layers": "recording.layers",
     "position": "recording.position",
     "batch_tokens": "recording.batch_tokens",
+    "skip_first": "recording.skip_first",
     "test": "univariate.test",
     "control": "univariate.control",
     "alpha": "univariate.alpha",
     "top_n": "univariate.top_n",
     "seed": "seed",
+}
+FLAGS = {
+    "truncate": "recording.truncate",
+    "chat": "recording.chat",
+    "control_tokens": "recording.control_tokens",
 }
 
 QUIET = {
@@ -49,11 +55,20 @@ MODEL_OPTIONS = {
     "device": "auto, cpu, cuda, cuda:N or mps",
     "dtype": "auto, float32, bfloat16 or float16",
 }
-RECORDING_OPTIONS = {
+POSITION_OPTIONS = {
+    "position": "which tokens speak for a prompt: last, first, mean, max, word_final, span "
+    "(marked [[so]]) or all",
+    "skip-first": "leave out so many places at the beginning (attention sinks)",
+}
+RECORDING_OPTIONS = POSITION_OPTIONS | {
     "sites": "residual,attention,mlp,neuron,head or some of them",
     "layers": "block indices such as 0,5,11 (default: all)",
-    "position": "which token speaks for a prompt: last, mean, max or first",
     "batch-tokens": "tokens per forward pass, padding included",
+}
+TEXT_FLAGS = {
+    "truncate": "cut prompts longer than the model's context",
+    "chat": "send every prompt as a user turn of the model's chat template",
+    "control-tokens": "strings such as <|im_end|> in prompts are control tokens, not text",
 }
 ANALYSIS_OPTIONS = {
     "test": "welch, student, mannwhitney or paired",
@@ -89,8 +104,7 @@ def overrides(args: argparse.Namespace) -> list[str]:
     """The options that were given, as ``table.option=value``; an empty value was not given."""
     given = {key: getattr(args, name, "") for name, key in OVERRIDES.items()}
     changes = [f"{key}={value}" for key, value in given.items() if value]
-    if getattr(args, "truncate", False):
-        changes.append("recording.truncate=true")
+    changes += [f"{key}=true" for name, key in FLAGS.items() if getattr(args, name, False)]
     return changes + list(getattr(args, "set", None) or [])
 
 
@@ -152,6 +166,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_analyze(commands)
     _add_check(commands)
     _add_plan(commands)
+    _add_tokens(commands)
     _add_list(commands)
     _add_ui(commands)
     return parser
@@ -171,9 +186,7 @@ def _add_run(commands: argparse._SubParsersAction) -> None:
     )
     _add_target(run)
     _add_options(run, MODEL_OPTIONS | RECORDING_OPTIONS | ANALYSIS_OPTIONS)
-    run.add_argument(
-        "--truncate", action="store_true", help="cut prompts longer than the model's context"
-    )
+    _add_flags(run)
     run.add_argument("--run-name", default="", metavar="NAME", help="name of the tracked run")
 
 
@@ -196,7 +209,11 @@ def _add_check(commands: argparse._SubParsersAction) -> None:
         description="Read an experiment or prompt files; print counts, balance and mistakes.",
     )
     _add_target(check)
-    _add_options(check, {"model": MODEL_OPTIONS["model"] + "; its tokenizer counts the tokens"})
+    _add_options(
+        check,
+        {"model": MODEL_OPTIONS["model"] + "; its tokenizer counts the tokens"} | POSITION_OPTIONS,
+    )
+    _add_flags(check)
 
 
 def _add_plan(commands: argparse._SubParsersAction) -> None:
@@ -207,7 +224,27 @@ def _add_plan(commands: argparse._SubParsersAction) -> None:
     )
     _add_target(plan)
     _add_options(plan, MODEL_OPTIONS | RECORDING_OPTIONS)
-    plan.add_argument("--truncate", action="store_true", help=argparse.SUPPRESS)
+    _add_flags(plan)
+
+
+def _add_tokens(commands: argparse._SubParsersAction) -> None:
+    tokens = commands.add_parser(
+        "tokens",
+        help="show what the model is sent, token by token, and which tokens count",
+        description="Show prompts as they are sent and token by token: place, id, the tokenizer's "
+        "spelling, and which tokens count at the position asked for. No weights are loaded.",
+    )
+    _add_target(tokens)
+    names = ("model", "revision")
+    _add_options(tokens, {name: MODEL_OPTIONS[name] for name in names} | POSITION_OPTIONS)
+    _add_flags(tokens)
+    shown = tokens.add_mutually_exclusive_group()
+    shown.add_argument(
+        "--limit", type=_count, default=3, metavar="N", help="prompts per condition (default: 3)"
+    )
+    shown.add_argument(
+        "--rows", type=_rows, metavar="1,5,7-9", help="these prompts, the first is 1"
+    )
 
 
 def _add_list(commands: argparse._SubParsersAction) -> None:
@@ -229,6 +266,26 @@ def _port(text: str) -> int:
     return int(text)
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no count: a whole number from 1 on")
+    return int(text)
+
+
+def _rows(text: str) -> list[int]:
+    """Prompt numbers as they are spelled, ranges opened up."""
+    rows: list[int] = []
+    for part in text.split(","):
+        first, dash, last = (piece.strip() for piece in part.partition("-"))
+        ends = (first, last) if dash else (first, first)
+        if not all(end.isdecimal() and int(end) for end in ends) or int(ends[0]) > int(ends[1]):
+            raise argparse.ArgumentTypeError(
+                f"{text!r} names no prompts; write numbers from 1 on, as in 1,5,7-9"
+            )
+        rows += range(int(ends[0]), int(ends[1]) + 1)
+    return list(dict.fromkeys(rows))
+
+
 _CONTRAST_HELP = "such as 'math - nonmath'; may be given several times"
 
 
@@ -248,6 +305,11 @@ def _add_contrast(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--contrast", "--contrasts", action="append", metavar="'a - b'", help=_CONTRAST_HELP
     )
+
+
+def _add_flags(parser: argparse.ArgumentParser) -> None:
+    for name, meaning in TEXT_FLAGS.items():
+        parser.add_argument(f"--{name}", action="store_true", help=meaning)
 
 
 def _add_options(parser: argparse.ArgumentParser, options: dict[str, str]) -> None:

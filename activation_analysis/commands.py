@@ -6,8 +6,11 @@ import argparse
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from activation_analysis import terminal
 from activation_analysis.cli import overrides
@@ -26,6 +29,7 @@ from activation_analysis.workspace import experiment_roots
 
 if TYPE_CHECKING:
     from activation_analysis.pipeline import Outcome
+    from activation_analysis.prompts import PromptSet
 
 RECORDED = ("model", "recording", "prompts")  # what a capture has settled
 
@@ -101,6 +105,35 @@ def plan_command(args: argparse.Namespace) -> int:
 
     terminal.show_plan(experiment, plan(prepare(experiment)))
     return 0
+
+
+def tokens_command(args: argparse.Namespace) -> int:
+    """What the model is sent."""
+    experiment = _experiment(args)
+    rows = _shown_rows(args, experiment.prompts)
+    from activation_analysis.models.positions import places
+    from activation_analysis.pipeline import read_tokens
+    from activation_analysis.terminal_tokens import show_tokens
+
+    experiment = replace(experiment, prompts=experiment.prompts.take(rows))
+    tokens, options = read_tokens(experiment).tokens, experiment.recording
+    chosen = places(options.position, tokens, skip_first=options.skip_first)
+    show_tokens(experiment, rows, tokens, chosen)
+    return 0
+
+
+def _shown_rows(args: argparse.Namespace, prompts: PromptSet) -> np.ndarray:
+    """The prompts asked for, else the first few of every condition."""
+    if not args.rows:
+        return np.sort(
+            np.concatenate([prompts.rows_of(c)[: args.limit] for c in prompts.conditions])
+        )
+    outside = [row for row in args.rows if row > len(prompts)]
+    if outside:
+        raise InputError(
+            f"no prompt {outside[0]}; {prompts.name!r} has {len(prompts)}, the first is 1"
+        )
+    return np.array(args.rows) - 1
 
 
 def list_command(args: argparse.Namespace) -> int:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from activation_analysis import cautions
 from activation_analysis.balance import balance
 from activation_analysis.results import number, percent
 
@@ -133,6 +134,9 @@ def show_check(experiment: Experiment, n_tokens: np.ndarray | None, problem: str
         _say(out, f"covariates: {', '.join(prompts.covariates)}")
     if problem:
         _say(out, f"! tokens were not counted: {problem}", style="yellow")
+    unread = cautions.unread_marks(prompts, experiment.recording.position)
+    if unread:
+        _say(out, f"! {unread}", style="yellow")
     covariates = {} if n_tokens is None else {"tokens": n_tokens}
     for contrast in experiment.contrasts:
         if contrast.is_omnibus:

@@ -130,6 +130,10 @@ def test_every_bad_row_is_listed_with_file_and_line(workspace, no_model, capsys)
         (["analyze", "latest", "--set", "prompts=good.csv"], "cannot change its model"),
         (["check", "nothere.csv"], "no such file"),
         (["plan", "good.csv", "--layers", "999", "--model", "MODEL"], "no layer 999"),
+        (["tokens", "good.csv", "--rows", "5", "--model", "MODEL"], "no prompt 5; 'good' has 4"),
+        (["tokens", "good.csv", "--rows", "2-1"], "'2-1' names no prompts; write numbers from 1"),
+        (["tokens", "good.csv", "--limit", "0"], "'0' is no count"),
+        (["tokens", "good.csv", "--chat", "--model", "MODEL"], r"record without it \(chat = false"),
         (["ui", "--port", "99999999"], "'99999999' is no port"),
     ],
     ids=lambda value: " ".join(value)[:50] if isinstance(value, list) else "",
@@ -203,7 +207,7 @@ def test_a_dead_tracking_server_is_no_traceback(workspace, monkeypatch, capsys):
 # Help is quick.
 
 
-@pytest.mark.parametrize("name", ["", "run", "analyze", "check", "plan", "list", "ui"])
+@pytest.mark.parametrize("name", ["", "run", "analyze", "check", "plan", "tokens", "list", "ui"])
 def test_help_loads_nothing_heavy(name, tmp_path):
     code = (
         "import sys, json\nfrom activation_analysis.cli import main\n"
@@ -225,7 +229,7 @@ def test_help_loads_nothing_heavy(name, tmp_path):
 def test_every_option_of_the_experiment_file_has_a_way_in():
     from activation_analysis.options import leaf_names
 
-    spelled = set(cli.OVERRIDES.values()) | {"recording.truncate"}
+    spelled = set(cli.OVERRIDES.values()) | set(cli.FLAGS.values())
     assert spelled <= set(leaf_names())
     assert set(leaf_names()) - spelled == {"question", "prompts"}
 
@@ -291,6 +295,81 @@ def test_list_shows_experiments_and_what_is_wrong_with_others(workspace, capsys)
     out = capsys.readouterr().out
     assert re.search(r"mine +4 +a - b", out)
     assert "! experiments/broken/experiment.toml:1: no table or option 'typo'" in out
+
+
+def tokens_shown(out):
+    """Mark, place and spelling of every token in the command's output."""
+    cells = re.findall(r"(?:^|(?<=  )) ?([*. ]) +(\d+) +\d+  (\S+)", out, re.MULTILINE)
+    return [(mark, int(place), spelled) for mark, place, spelled in cells]
+
+
+def test_tokens_shows_what_is_sent_and_which_tokens_count(workspace, saved_gpt2, capsys):
+    name = write("t.csv", "a,x y z", "a,[/INST] [red]", "b,<bos> [bold]", "b,\x1b[31m\u202eone")
+    arguments = ["tokens", name, "--model", str(saved_gpt2)]
+    assert cli.main([*arguments, "--rows", "1", "--position", "word_final"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"t, as {saved_gpt2} reads it: position word_final\n")
+    assert "prompt 1, t.csv:2, a: 6 tokens, 3 count\n  x y z\n" in out
+    assert [(m, s) for m, _, s in tokens_shown(out)] == [
+        *((".", "<bos>"), ("*", "x"), (" ", "Ġ"), ("*", "y"), (" ", "Ġ"), ("*", "z"))
+    ]
+    assert cli.main([*arguments, "--position", "mean", "--skip-first", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "position mean, the first 2 places skipped" in out
+    assert "\n  [/INST] [red]\n" in out
+    assert "\n  <bos> [bold]\n" in out
+    assert "\x1b" not in out
+    assert "\u202e" not in out
+
+
+def test_tokens_shows_so_many_prompts_of_every_condition(workspace, saved_gpt2, capsys):
+    write_prompts(workspace / "many.csv", {"a": 9, "b": 9})
+    arguments = ["tokens", "many.csv", "--model", str(saved_gpt2)]
+
+    def numbers(*more):
+        assert cli.main([*arguments, *more]) == 0
+        return re.findall(r"^prompt (\d+),", capsys.readouterr().out, re.MULTILINE)
+
+    assert numbers() == ["1", "2", "3", "10", "11", "12"]
+    assert numbers("--limit", "1") == ["1", "10"]
+    assert numbers("--rows", "18,2-3") == ["18", "2", "3"]
+
+
+def test_tokens_shows_the_chat_template(workspace, saved_gpt2, capsys, tmp_path):
+    folder = shutil.copytree(saved_gpt2, tmp_path / "chat")
+    template = "<bos>Be kind.\n{{ messages[0]['content'] }}<|im_end|>"
+    (folder / "chat_template.jinja").write_text(template)
+    name = write("t.csv", "a,x y", "a,z", "b,u", "b,<|im_end|> v")
+    assert cli.main(["tokens", name, "--model", str(folder), "--chat", "--rows", "4"]) == 0
+    out = capsys.readouterr().out
+    assert ": position last, chat template\n" in out
+    assert "  <bos>Be kind.\n  <|im_end|> v<|im_end|>\n" in out
+    shown = tokens_shown(out)
+    assert [s for m, _, s in shown if m == "."][-1] == "<|im_end|>"
+    assert [s for m, _, s in shown if m == "*"] == ["v"]
+    assert len([s for _, _, s in shown if s == "<|im_end|>"]) == 1
+
+
+def test_tokens_that_count_are_bold_on_a_terminal(workspace, saved_gpt2, capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert cli.main(["tokens", good(), "--model", str(saved_gpt2), "--rows", "1"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"\x1b\[1;32m\* ", out)
+    assert re.search(r"\x1b\[2m  <bos>", out)
+
+
+def test_check_and_plan_read_what_tokens_shows(workspace, saved_gpt2, capsys):
+    name = write("s.csv", "a,x [[y]]", "a,[[z]]", "b,[[u]] w", "b,v")
+    for command_name in ("check", "plan", "tokens", "run"):
+        said = refused(capsys, command_name, name, "--position", "span", "--model", str(saved_gpt2))
+        assert 's.csv:5: no marked stretch, which position "span" needs' in said
+        said = refused(capsys, command_name, name, "--skip-first", "90", "--model", str(saved_gpt2))
+        assert "s.csv:2: 'x [[y]]' has no token at position 'last' once its first 90" in said
+    said = refused(capsys, "plan", name, "--chat", "--model", str(saved_gpt2))
+    assert "no chat template" in said
 
 
 def test_plan_predicts_units_exactly_and_disk_nearly(workspace, saved_gpt2, capsys, monkeypatch):

@@ -39,7 +39,14 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     ),
     "compare": ({"statistics", "contract", "tracking"}, {"numpy", "pandas"}),
 }
-UNBOUND = {"__init__", "__main__", "cli", "commands", "terminal"}  # they may import all of ours
+UNBOUND = {
+    "__init__",
+    "__main__",
+    "cli",
+    "commands",
+    "terminal",
+    "terminal_tokens",
+}  # they may import all of ours
 KNOW_NOTHING_OF_OURS = {"statistics"}
 
 
