@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,22 @@ import pandas as pd
 SITES = ("residual", "attention", "mlp", "neuron", "head")
 SITE_ALIASES = {"attn": "attention"}
 POSITIONS = ("last", "mean", "max", "first", "span", "word_final", "all")
+
+
+class StoredLayer(Protocol):
+    """One layer that is read from the disk when it is indexed, as `store.StoredMatrix` is."""
+
+    shape: tuple[int, int]
+    dtype: np.dtype
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, key: object) -> np.ndarray: ...
+    def __array__(self, dtype: object = None, copy: bool | None = None) -> np.ndarray: ...
+    def of_rows(self, rows: np.ndarray) -> StoredLayer: ...
+
+
+Layer = np.ndarray | StoredLayer  # (n_prompts, width), or a row per token
+Values = Mapping[str, Mapping[int, Layer]]  # site -> layer -> activations
 
 
 def canonical_site(name: str) -> str:
@@ -66,6 +83,9 @@ class Activations:
     ``values[site][layer]`` is (n_prompts, width) float32, in the model's own units. A site's
     layers side by side are its matrix: ``activations.matrix("mlp")`` is (n_prompts, n_units)
     with the addresses ``activations.units("mlp")``.
+
+    Of a stored recording (`store.open_recording`), a layer's values are a `store.StoredMatrix`,
+    which is indexed as an array is and reads its rows from the disk each time.
     """
 
     prompts: tuple[str, ...]
@@ -73,7 +93,7 @@ class Activations:
     position: str  # which token(s) speak for the prompt
     model: str  # the model's id, as asked for
     n_layers: int  # blocks in the whole model
-    values: Mapping[str, Mapping[int, np.ndarray]]
+    values: Values
     details: Mapping[str, str] = field(default_factory=dict)  # dtype, device, versions, ...
 
     def __len__(self) -> int:
@@ -96,12 +116,19 @@ class Activations:
         return {}
 
     def matrix(self, site: str | None = None) -> np.ndarray:
-        """All units of one site, (n_prompts, n_units); ``site`` may be left out if only one."""
+        """All units of one site, (n_prompts, n_units); ``site`` may be left out if only one.
+
+        Kept for the next time, unless the recording is a stored one, whose layers may be larger
+        than memory: that is read each time.
+        """
         site = self._one_site(site)
-        if site not in self._matrices:
-            layers = self.values[site]
-            self._matrices[site] = np.concatenate([layers[k] for k in sorted(layers)], axis=1)
-        return self._matrices[site]
+        if site in self._matrices:
+            return self._matrices[site]
+        layers = self.values[site]
+        matrix = _side_by_side([layers[k] for k in sorted(layers)])
+        if all(isinstance(v, np.ndarray) for v in layers.values()):
+            self._matrices[site] = matrix
+        return matrix
 
     def units(self, site: str | None = None) -> Units:
         """The addresses of the columns of ``matrix(site)``."""
@@ -126,7 +153,9 @@ class Activations:
         return self._with(
             prompts=tuple(self.prompts[i] for i in rows),
             n_tokens=self.n_tokens[rows],
-            values={s: {k: v[rows] for k, v in ls.items()} for s, ls in self.values.items()},
+            values={
+                s: {k: rows_of(v, rows) for k, v in ls.items()} for s, ls in self.values.items()
+            },
         )
 
     def _with(self, **changes) -> Activations:
@@ -156,20 +185,135 @@ class Activations:
             and (self.position, self.model, self.n_layers)
             == (other.position, other.model, other.n_layers)
             and dict(self.details) == dict(other.details)
-            and self._same_values(other)
+            and same_values(self.values, other.values)
         )
 
     __hash__ = None  # type: ignore[assignment]  # arrays inside
 
-    def _same_values(self, other: Activations) -> bool:
-        addresses = {(s, k) for s, layers in self.values.items() for k in layers}
-        if addresses != {(s, k) for s, layers in other.values.items() for k in layers}:
-            return False
-        return all(
-            self.values[s][k].dtype == other.values[s][k].dtype
-            and np.array_equal(self.values[s][k], other.values[s][k], equal_nan=True)
-            for s, k in addresses
+
+def rows_of(values: Layer, rows: np.ndarray) -> Layer:
+    """Some rows of one layer; of a stored one, nothing is read for it."""
+    return values[rows] if isinstance(values, np.ndarray) else values.of_rows(rows)
+
+
+def same_values(one: Values, other: Values) -> bool:
+    """Whether two recordings hold the same numbers at the same sites and layers; NaN is NaN."""
+    addresses = {(s, k) for s, layers in one.items() for k in layers}
+    if addresses != {(s, k) for s, layers in other.items() for k in layers}:
+        return False
+    return all(
+        one[s][k].dtype == other[s][k].dtype
+        and np.array_equal(one[s][k], other[s][k], equal_nan=True)
+        for s, k in addresses
+    )
+
+
+def _side_by_side(layers: Sequence[Layer]) -> np.ndarray:
+    """One array of all columns, filled layer by layer: no layer is in memory twice."""
+    if not layers:
+        raise ValueError("this recording has no layers at that site")
+    ends = np.cumsum([layer.shape[1] for layer in layers])
+    matrix = np.empty((len(layers[0]), ends[-1]), np.result_type(*(v.dtype for v in layers)))
+    for layer, end in zip(layers, ends, strict=True):
+        matrix[:, end - layer.shape[1] : end] = layer
+    return matrix
+
+
+@dataclass(frozen=True, eq=False)
+class RaggedActivations:
+    """Every kept token of every prompt at every recorded site and layer.
+
+    ``values[site][layer]`` is (n_tokens_in_all, width) float32: the tokens of the first prompt,
+    then those of the second. Special tokens, which speak for no prompt, are not among them.
+    """
+
+    prompts: tuple[str, ...]
+    n_tokens: np.ndarray  # (n_prompts,) tokens of each prompt, special tokens included
+    tokens: tuple[tuple[str, ...], ...]  # (n_prompts,) of (n_kept,) as the tokenizer spells them
+    offsets: tuple[
+        np.ndarray, ...
+    ]  # (n_prompts,) of (n_kept, 2) first character, one past the last
+    start: np.ndarray  # (n_prompts + 1,) the row of ``values`` at which each prompt begins
+    model: str  # the model's id, as asked for
+    n_layers: int  # blocks in the whole model
+    values: Values
+    details: Mapping[str, str] = field(default_factory=dict)  # dtype, device, versions, ...
+    position: str = "all"
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        return tuple(self.values)
+
+    @property
+    def n_kept(self) -> np.ndarray:
+        """Tokens of each prompt that have a row, (n_prompts,)."""
+        return np.diff(self.start)
+
+    def of(self, i: int, site: str, layer: int) -> np.ndarray:
+        """The tokens of prompt ``i``, (n_kept, width)."""
+        if i not in range(len(self)):
+            raise IndexError(f"no prompt {i} in a recording of {len(self)}")
+        return self.values[canonical_site(site)][layer][self.start[i] : self.start[i + 1]]
+
+    def pooled(self, pool: str) -> Activations:
+        """One row per prompt: the ``mean`` or ``max`` over its tokens, read layer by layer.
+
+        Raises
+        ------
+        ValueError
+            If there is no such pool, or a prompt has no token.
+        """
+        if pool not in TOKEN_POOLS:
+            raise ValueError(f"no pool {pool!r}; known: {', '.join(TOKEN_POOLS)}")
+        empty = np.flatnonzero(self.n_kept == 0)
+        if len(empty):
+            raise ValueError(f"prompts {empty.tolist()} have no tokens to take the {pool} of")
+        return Activations(
+            prompts=self.prompts,
+            n_tokens=self.n_tokens,
+            position=pool,
+            model=self.model,
+            n_layers=self.n_layers,
+            values={
+                site: {k: TOKEN_POOLS[pool](np.asarray(v), self.start) for k, v in layers.items()}
+                for site, layers in self.values.items()
+            },
+            details=self.details,
         )
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, RaggedActivations):
+            return NotImplemented
+        return (
+            (self.prompts, self.tokens, self.position, self.model, self.n_layers)
+            == (other.prompts, other.tokens, other.position, other.model, other.n_layers)
+            and np.array_equal(self.n_tokens, other.n_tokens)
+            and np.array_equal(self.start, other.start)
+            and all(map(np.array_equal, self.offsets, other.offsets))
+            and dict(self.details) == dict(other.details)
+            and same_values(self.values, other.values)
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # arrays inside
+
+
+def mean_over_tokens(values: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """Summed in float64, (n_prompts, width)."""
+    n = np.diff(start)[:, None]
+    if not len(n):
+        return values[:0]
+    return (np.add.reduceat(values, start[:-1], axis=0, dtype=float) / n).astype(values.dtype)
+
+
+def max_over_tokens(values: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """NaN where a token is, (n_prompts, width)."""
+    return np.maximum.reduceat(values, start[:-1], axis=0) if len(start) > 1 else values[:0]
+
+
+TOKEN_POOLS = {"mean": mean_over_tokens, "max": max_over_tokens}
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,7 @@ def blocks(language: str) -> list[str]:
 
 @pytest.mark.real
 def test_the_python_example_runs(embedded_capture, tmp_path, monkeypatch):
-    monkeypatch.setattr("activation_analysis.store.runs_folder", lambda: tmp_path)
+    monkeypatch.setattr("activation_analysis.store.experiments.runs_folder", lambda: tmp_path)
     (example,) = blocks("python")
     names: dict[str, object] = {}
     exec(compile(example, "README.md", "exec"), names)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,12 +13,14 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from activation_analysis import store
 from activation_analysis.activations import Activations
 from activation_analysis.errors import StoreError
 from activation_analysis.store import (
     DataStore,
     check_manifest,
+    content,
+    experiments,
+    manifests,
     read_activations,
     write_activations,
     write_json,
@@ -101,7 +104,7 @@ def test_a_capture_goes_through_the_store(tiny_gpt2, tmp_path):
 
 
 def test_the_default_place_is_the_workspace(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "runs_folder", lambda: tmp_path / "mlruns")
+    monkeypatch.setattr(experiments, "runs_folder", lambda: tmp_path / "mlruns")
     folder = DataStore.save_experiment(data, "emotion")
     assert folder == tmp_path / "mlruns" / "store" / "emotion"
     assert DataStore.load_experiment("emotion") == data
@@ -111,7 +114,7 @@ def test_the_default_place_is_the_workspace(data, tmp_path, monkeypatch):
 
 
 def files_below(folder: Path) -> list[Path]:
-    return sorted(f for f in folder.rglob("*") if f.is_file() and f.name != store.LOCK)
+    return sorted(f for f in folder.rglob("*") if f.is_file() and f.name != ".lock")
 
 
 def damage(file: Path, rng: np.random.Generator, kind: str) -> None:
@@ -153,13 +156,13 @@ def test_damage_in_one_recording_is_found_and_named(kind, seed, tmp_path):
 def test_every_damaged_file_is_listed(tmp_path):
     write_activations(tmp_path / "one", recording())
     (tmp_path / "one" / "capture.json").unlink()
-    with (tmp_path / "one" / "neuron.safetensors").open("ab") as stream:
+    with (tmp_path / "one" / "shard-00000.safetensors").open("ab") as stream:
         stream.write(b"x")
     with pytest.raises(StoreError) as refusal:
         read_activations(tmp_path / "one")
     lines = str(refusal.value).splitlines()
     assert lines[1] == "capture.json: missing"
-    assert lines[2].startswith("neuron.safetensors: ")
+    assert lines[2].startswith("shard-00000.safetensors: ")
     assert lines[2].endswith("(truncated?)")
 
 
@@ -191,10 +194,10 @@ def test_conditions_that_were_swapped_are_found(data, tmp_path):
 
 
 def test_another_format_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "FORMAT", 99)
+    monkeypatch.setattr(content, "FORMAT", 99)
     write_activations(tmp_path / "one", recording())
     monkeypatch.undo()
-    with pytest.raises(StoreError, match="written in format 99, this version reads 1"):
+    with pytest.raises(StoreError, match="written in format 99, this version reads 2"):
         read_activations(tmp_path / "one")
 
 
@@ -238,10 +241,10 @@ def test_a_linked_file_or_folder_inside_is_refused(data, tmp_path):
     write_activations(outside, recording())
     folder = DataStore.save_experiment(data, "x", root=tmp_path)
     inner = next(child for child in sorted(folder.iterdir()) if child.is_dir())
-    file = inner / "neuron.safetensors"
+    file = inner / "shard-00000.safetensors"
     file.rename(outside / "moved.safetensors")
     file.symlink_to(outside / "moved.safetensors")
-    with pytest.raises(StoreError, match=r"neuron\.safetensors: leaves the folder"):
+    with pytest.raises(StoreError, match=r"shard-00000\.safetensors: leaves the folder"):
         DataStore.load_experiment("x", root=tmp_path)
     shutil.copytree(inner, tmp_path / "copy", symlinks=False)
     shutil.rmtree(inner)
@@ -255,9 +258,9 @@ def test_an_index_that_points_elsewhere_is_refused(place, tmp_path):
     write_activations(tmp_path / "outside", recording())
     folder = tmp_path / "store" / "x"
     folder.mkdir(parents=True)
-    manifest = store._sha256(tmp_path / "outside" / "manifest.json")
+    manifest = manifests.sha256(tmp_path / "outside" / "manifest.json")
     entry = {"condition": "a", "folder": place, "manifest": manifest}
-    store._write_checked(folder / "conditions.json", {"format": 1, "conditions": [entry]})
+    manifests.write_checked(folder / "conditions.json", {"format": 1, "conditions": [entry]})
     with pytest.raises(StoreError, match="names a folder outside of"):
         DataStore.load_experiment("x", root=tmp_path / "store")
 
@@ -277,7 +280,7 @@ def test_a_site_that_points_elsewhere_is_refused(site, tmp_path):
 def test_a_manifest_that_points_elsewhere_is_refused(tmp_path):
     (tmp_path / "secret").write_text("secret")
     (tmp_path / "one").mkdir()
-    store._write_checked(
+    manifests.write_checked(
         tmp_path / "one" / "manifest.json", {"files": {"../secret": {"bytes": 6, "sha256": ""}}}
     )
     with pytest.raises(StoreError, match=r"\.\./secret: leaves the folder"):
@@ -296,20 +299,20 @@ def test_an_experiment_is_replaced_whole(data, tmp_path):
     assert len(files_below(tmp_path)) < before  # the old one is gone
 
 
-@pytest.mark.parametrize("n_writes", range(9))
+@pytest.mark.parametrize("n_writes", range(13))
 def test_a_save_that_fails_leaves_the_old_experiment(n_writes, data, tmp_path, monkeypatch):
-    """The disk fills up at each of the files in turn."""
+    """The disk fills up at each of the files in turn, and at each of their names."""
     DataStore.save_experiment(data, "x", root=tmp_path)
     before = files_below(tmp_path)
     left = iter(range(n_writes))
+    real_fsync = os.fsync
 
-    def full(*_, **__):
+    def full(descriptor):
         if next(left, None) is None:
             raise OSError(errno.ENOSPC, "No space left on device")
+        real_fsync(descriptor)
 
-    real_flush, real_write = store._flush, store.write_json
-    monkeypatch.setattr(store, "_flush", lambda file: (full(), real_flush(file)))
-    monkeypatch.setattr(store, "write_json", lambda *args: (full(), real_write(*args)))
+    monkeypatch.setattr(os, "fsync", full)
     newer = {"a": recording(7), "b": recording(8)}
     with pytest.raises(StoreError, match="No space left on device; it takes 0 MB, and what was"):
         DataStore.save_experiment(newer, "x", root=tmp_path)
@@ -317,11 +320,30 @@ def test_a_save_that_fails_leaves_the_old_experiment(n_writes, data, tmp_path, m
     assert files_below(tmp_path) == before
 
 
+def test_a_save_that_fails_at_its_last_step_is_the_new_experiment_whole(
+    data, tmp_path, monkeypatch
+):
+    """conditions.json is in place, but the folder's names cannot be made durable."""
+    DataStore.save_experiment(data, "x", root=tmp_path)
+    real_fsync, left = os.fsync, iter(range(13))
+
+    def failing(descriptor):
+        if next(left, None) is None:
+            raise OSError(errno.EIO, "Input/output error")
+        real_fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", failing)
+    newer = {"a": recording(7), "b": recording(8)}
+    with pytest.raises(StoreError, match="Input/output error"):
+        DataStore.save_experiment(newer, "x", root=tmp_path)
+    assert DataStore.load_experiment("x", root=tmp_path) == newer
+
+
 class Killed(BaseException):
     """Nothing in the store catches this, as nothing catches kill -9."""
 
 
-@pytest.mark.parametrize("n_writes", range(10))
+@pytest.mark.parametrize("n_writes", range(15))
 def test_a_process_killed_in_a_save_leaves_the_old_or_the_new(n_writes, data, tmp_path):
     DataStore.save_experiment(data, "x", root=tmp_path)
     newer = {"a": recording(7), "b": recording(8)}
@@ -336,11 +358,11 @@ def test_a_process_killed_in_a_save_leaves_the_old_or_the_new(n_writes, data, tm
         return step
 
     with pytest.MonkeyPatch.context() as patch:
-        for step in ("_flush", "write_json", "_remove"):
-            patch.setattr(store, step, dying(getattr(store, step)))
+        for room, step in ((os, "fsync"), (experiments, "_remove")):
+            patch.setattr(room, step, dying(getattr(room, step)))
         with pytest.raises(Killed):
             DataStore.save_experiment(newer, "x", root=tmp_path)
-    assert DataStore.load_experiment("x", root=tmp_path) == (newer if n_writes == 9 else data)
+    assert DataStore.load_experiment("x", root=tmp_path) == (newer if n_writes >= 13 else data)
     DataStore.save_experiment(newer, "x", root=tmp_path)  # and what it left behind is cleared
     assert DataStore.load_experiment("x", root=tmp_path) == newer
     assert len([child for child in (tmp_path / "x").iterdir() if child.is_dir()]) == len(newer)

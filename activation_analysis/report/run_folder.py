@@ -2,7 +2,7 @@
 
 layer_profile.png  summary.md  top_units.csv     at the root, where MLflow compares runs
 tables/*.parquet   figures/*.png
-activations/       the capture (`store.py`)      prompts/<experiment>/  what was asked
+activations/       the capture (`store`)         prompts/<experiment>/  what was asked
 env/               versions, command, diff
 manifest.json      SHA-256 of all of it, last: a folder without it is unfinished
 """
