@@ -86,8 +86,7 @@ def hedges_g(a: Sample, b: Sample) -> np.ndarray:
     ----------
     Hedges (1981), Journal of Educational Statistics 6:107-128.
     """
-    in_a, in_b = two_moments(a, b)
-    return cohens_d(in_a, in_b) * hedges_correction(in_a.n + in_b.n - 2)
+    return cohens_d(a, b) * hedges_correction(len(a) + len(b) - 2)
 
 
 def cohens_d_interval(

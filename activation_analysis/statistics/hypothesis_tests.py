@@ -2,9 +2,10 @@
 
 Each function takes (n_a, n_units) and (n_b, n_units) and answers per unit. ``TESTS`` names
 them; a new test is a function here and its line there. Those in ``MOMENT_TESTS`` take Moments
-of the two groups as well, for activations that streamed past and were not kept. The prompt (or its group mean) is the
-unit of analysis: rows that are tokens of one prompt, or fillings of one template, are not
-independent, and none of these tests is right for them.
+of the two groups as well, for activations that streamed past and were not kept.
+
+The prompt (or its group mean) is the unit of analysis: rows that are tokens of one prompt, or
+fillings of one template, are not independent, and none of these tests is right for them.
 """
 
 from __future__ import annotations

@@ -31,9 +31,17 @@ class Moments:
 
     PER_UNIT = ("origin", "offset", "sum_squares", "low", "high")
 
+    def __len__(self) -> int:
+        """Prompts, as of a matrix that has one in every row."""
+        return self.n
+
     @property
     def n_units(self) -> int:
         return len(self.origin)
+
+    def at(self, columns: slice) -> Moments:
+        """The same prompts at some of the units."""
+        return Moments(self.n, *(getattr(self, name)[columns] for name in self.PER_UNIT))
 
     @property
     def mean(self) -> np.ndarray:
@@ -115,9 +123,7 @@ def _column_sums(block: np.ndarray) -> np.ndarray:
 def side_by_side(samples: Sequence[Sample]) -> Sample:
     """The units of several samples of the same prompts as those of one."""
     if isinstance(samples[0], Moments):
-        columns = (
-            np.concatenate([getattr(s, name) for s in samples]) for name in Moments.PER_UNIT
-        )
+        columns = (np.concatenate([getattr(s, name) for s in samples]) for name in Moments.PER_UNIT)
         return Moments(samples[0].n, *columns)
     return np.concatenate(samples, axis=1)
 
@@ -171,7 +177,9 @@ def _as_group(x: np.ndarray, name: str) -> np.ndarray:
 
 def _refuse_single(n: int, name: str) -> None:
     if n < 2:
-        raise ValueError(f"{name} has {n} prompt(s); at least two are needed to estimate a variance")
+        raise ValueError(
+            f"{name} has {n} prompt(s); at least two are needed to estimate a variance"
+        )
 
 
 def _refuse_other_units(n_a: int, n_b: int) -> None:
