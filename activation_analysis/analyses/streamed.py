@@ -49,8 +49,8 @@ class StreamedMoments:
     def __init__(self, groups: np.ndarray) -> None:
         self.groups = np.asarray(groups, dtype=bool)
         self.seen = np.zeros(self.groups.shape[1], dtype=bool)  # (n_prompts,) added already
-        self._widths: dict[Address, int] = {}
-        self._moments: dict[Address, list[Moments | None]] = {}  # one per group, None: no prompt
+        self._columns: dict[Address, slice] = {}  # all units lie side by side, sorted by address
+        self._known: list[Moments | None] = [None] * len(self.groups)  # None: no prompt yet
 
     @classmethod
     def of(cls, n_prompts: int, splits: Iterable[Halves]) -> StreamedMoments:
@@ -63,7 +63,7 @@ class StreamedMoments:
     def widths(self, sites: Sequence[str]) -> dict[str, dict[int, int]]:
         """Site -> layer -> units of all that was added, sites in the order given."""
         return {
-            site: {k: self._widths[s, k] for s, k in sorted(self._widths) if s == site}
+            site: {k: c.stop - c.start for (s, k), c in self._columns.items() if s == site}
             for site in sites
         }
 
@@ -85,13 +85,11 @@ class StreamedMoments:
         rows = np.asarray(rows, dtype=int)
         self._refuse_rows(rows)
         self._refuse_values(len(rows), values)
+        self._columns = self._columns or _columns({a: x.shape[1] for a, x in values.items()})
+        every_unit = np.concatenate([values[address] for address in self._columns], axis=1)
         members = self.groups[:, rows]
-        present = np.flatnonzero(members.any(axis=1))
-        for address, x in values.items():
-            self._widths[address] = x.shape[1]
-            kept = self._moments.setdefault(address, [None] * len(self.groups))
-            for group in present:
-                kept[group] = added(kept[group], x[members[group]])
+        for group in np.flatnonzero(members.any(axis=1)):
+            self._known[group] = added(self._known[group], every_unit[members[group]])
         self.seen[rows] = True
 
     def merge(self, other: StreamedMoments) -> StreamedMoments:
@@ -109,18 +107,15 @@ class StreamedMoments:
         twice = np.flatnonzero(self.seen & other.seen)
         if len(twice):
             raise ValueError(f"prompts {_some(twice)} are in both streams; each is added once")
-        if self._widths and other._widths and self._widths != other._widths:
+        if self._columns and other._columns and self._columns != other._columns:
             raise ValueError("these streams differ in sites, layers or widths; record the same")
         both = StreamedMoments(self.groups)
         both.seen = self.seen | other.seen
-        both._widths = self._widths or other._widths
-        nothing = [None] * len(self.groups)
-        for address in both._widths:
-            each = (share._moments.get(address, nothing) for share in (self, other))
-            both._moments[address] = [_together(parts) for parts in zip(*each, strict=True)]
+        both._columns = self._columns or other._columns
+        both._known = [_together(parts) for parts in zip(self._known, other._known, strict=True)]
         return both
 
-    def moments(self, rows: Rows, address: Address) -> Moments:
+    def group(self, rows: Rows, address: Address) -> Moments:
         """The moments of a group, or of two disjoint ones together, at one site and layer.
 
         Raises
@@ -131,17 +126,19 @@ class StreamedMoments:
         missing = np.flatnonzero(~self.seen)
         if len(missing):
             raise ValueError(f"prompts {_some(missing)} were never added; the stream is unfinished")
-        return _together([self._moments[address][group] for group in self._made_of(rows)])
+        columns = self._columns[address]
+        return reduce(merged, [self._known[group].at(columns) for group in self._made_of(rows)])
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Everything as named arrays, for a file or for another process."""
         arrays = {SEEN: self.seen.copy(), GROUPS: self.groups.copy()}
-        for (site, layer), known in self._moments.items():
-            rows = np.zeros((len(known), len(Moments.PER_UNIT), self._widths[site, layer]))
-            for group, m in enumerate(known):
-                if m is not None:
-                    rows[group] = packed(m)
-            arrays[f"{site}/{layer}"] = rows
+        n_units = sum(c.stop - c.start for c in self._columns.values())
+        every = np.zeros((len(self.groups), len(Moments.PER_UNIT), n_units))
+        for group, known in enumerate(self._known):
+            if known is not None:
+                every[group] = packed(known)
+        for (site, layer), columns in self._columns.items():
+            arrays[f"{site}/{layer}"] = np.ascontiguousarray(every[:, :, columns])
         return arrays
 
     @classmethod
@@ -149,13 +146,14 @@ class StreamedMoments:
         """What `to_arrays` gave away."""
         streamed = cls(arrays[GROUPS])
         streamed.seen = np.array(arrays[SEEN], dtype=bool)
-        counts = (streamed.groups & streamed.seen).sum(axis=1)
-        for name in arrays.keys() - {SEEN, GROUPS}:
-            site, layer = name.rsplit("/", 1)
-            streamed._widths[site, int(layer)] = arrays[name].shape[-1]
-            streamed._moments[site, int(layer)] = [
-                unpacked(int(n), rows) if n else None
-                for n, rows in zip(counts, arrays[name], strict=True)
+        named = {tuple(n.rsplit("/", 1)): n for n in arrays.keys() - {SEEN, GROUPS}}
+        packs = {(site, int(layer)): arrays[name] for (site, layer), name in named.items()}
+        if packs:
+            streamed._columns = _columns({a: pack.shape[-1] for a, pack in packs.items()})
+            every = np.concatenate([packs[a] for a in streamed._columns], axis=-1)
+            counts = (streamed.groups & streamed.seen).sum(axis=1)
+            streamed._known = [
+                unpacked(int(n), rows) if n else None for n, rows in zip(counts, every, strict=True)
             ]
         return streamed
 
@@ -188,11 +186,10 @@ class StreamedMoments:
         for address, shape in shapes.items():
             if len(shape) != 2 or shape[0] != n_rows:
                 raise ValueError(f"{address} has shape {shape}; expected ({n_rows}, width)")
-        widths = {address: shape[1] for address, shape in shapes.items()}
-        if self._widths and widths != self._widths:
-            changed = sorted(a for a, _ in self._widths.items() ^ widths.items())
+        columns = _columns({address: shape[1] for address, shape in shapes.items()})
+        if self._columns and columns != self._columns:
             raise ValueError(
-                f"this batch differs from those before it in the units at {changed[0]}; "
+                f"this batch has {_sizes(columns)}, those before it {_sizes(self._columns)}; "
                 f"every batch has the same sites, layers and widths"
             )
 
@@ -208,13 +205,23 @@ class StreamedRecording(RecordingSummary):
 
     def sample(self, rows: Rows, site: str, layer: int, columns: slice = slice(None)) -> Moments:
         """The moments of one group of the prompts at one site and layer."""
-        return self.moments.moments(rows, (site, layer)).at(columns)
+        return self.moments.group(rows, (site, layer)).at(columns)
 
 
 def _members(rows: Rows, n_prompts: int) -> np.ndarray:
     members = np.zeros(n_prompts, dtype=bool)
     members[np.asarray(rows, dtype=int)] = True
     return members
+
+
+def _columns(widths: Mapping[Address, int]) -> dict[Address, slice]:
+    addresses = sorted(widths)
+    ends = np.cumsum([widths[a] for a in addresses]).tolist()
+    return {a: slice(end - widths[a], end) for a, end in zip(addresses, ends, strict=True)}
+
+
+def _sizes(columns: Mapping[Address, slice]) -> str:
+    return f"{len(columns)} layers of {sum(c.stop - c.start for c in columns.values())} units"
 
 
 def _together(parts: Iterable[Moments | None]) -> Moments | None:
