@@ -71,6 +71,17 @@ class Units:
         return relative_depth(self.layer, self.n_layers)
 
 
+def units_of(site: str, widths: Mapping[int, int], n_layers: int) -> Units:
+    """The addresses of one site, ``widths`` by layer, in the order of a matrix's columns."""
+    layers = sorted(widths)
+    return Units(
+        site=site,
+        layer=np.repeat(layers, [widths[k] for k in layers]),
+        index=np.concatenate([np.arange(widths[k]) for k in layers]),
+        n_layers=n_layers,
+    )
+
+
 def relative_depth(layer: np.ndarray, n_layers: int) -> np.ndarray:
     """Layer index over the last layer's index: 0 is the first block, 1 the last."""
     return np.asarray(layer, dtype=float) / max(n_layers - 1, 1)
@@ -133,14 +144,18 @@ class Activations:
     def units(self, site: str | None = None) -> Units:
         """The addresses of the columns of ``matrix(site)``."""
         site = self._one_site(site)
-        layers = sorted(self.values[site])
-        widths = [self.values[site][k].shape[1] for k in layers]
-        return Units(
-            site=site,
-            layer=np.repeat(layers, widths),
-            index=np.concatenate([np.arange(w) for w in widths]),
-            n_layers=self.n_layers,
-        )
+        widths = {k: v.shape[1] for k, v in self.values[site].items()}
+        return units_of(site, widths, self.n_layers)
+
+    def sample(
+        self,
+        rows: Sequence[int] | np.ndarray,
+        site: str,
+        layer: int,
+        columns: slice = slice(None),
+    ) -> np.ndarray:
+        """Some of the prompts at one site and layer, (n_rows, n_columns)."""
+        return self.values[site][layer][rows, columns]
 
     def at(self, site: str) -> Activations:
         """The same recording with one site only."""
@@ -314,6 +329,38 @@ def max_over_tokens(values: np.ndarray, start: np.ndarray) -> np.ndarray:
 
 
 TOKEN_POOLS = {"mean": mean_over_tokens, "max": max_over_tokens}
+
+
+@dataclass(frozen=True, eq=False)
+class RecordingSummary:
+    """All that is known of a recording beside its numbers, by the names that Activations uses."""
+
+    prompts: tuple[str, ...]
+    n_tokens: np.ndarray  # (n_prompts,) tokens of each prompt, special tokens included
+    position: str
+    model: str
+    n_layers: int  # blocks in the whole model
+    widths: Mapping[str, Mapping[int, int]]  # site -> layer -> units
+    details: Mapping[str, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        return tuple(self.widths)
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        return tuple(sorted({layer for site in self.widths.values() for layer in site}))
+
+    @property
+    def n_units(self) -> int:
+        return sum(width for site in self.widths.values() for width in site.values())
+
+    def units(self, site: str) -> Units:
+        """The addresses of one site's units, layer by layer."""
+        return units_of(site, self.widths[site], self.n_layers)
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from activation_analysis.activations import Activations
+from activation_analysis.activations import Activations, RecordingSummary
 from activation_analysis.contrasts import Contrast
 from activation_analysis.prompts import PromptSet
 from activation_analysis.results import StatMap
@@ -16,7 +16,7 @@ from activation_analysis.spans import has_marks
 N_TRUNCATED = "n_truncated"  # the detail of a capture that counts prompts cut at the context
 
 
-def truncation(activations: Activations) -> str:
+def truncation(activations: Activations | RecordingSummary) -> str:
     """Prompts that the model did not read to their end."""
     n_cut = int(activations.details.get(N_TRUNCATED) or 0)
     if not n_cut:

@@ -20,6 +20,12 @@ import numpy as np
 from activation_analysis import cautions
 from activation_analysis.activations import Activations
 from activation_analysis.analyses import univariate
+from activation_analysis.analyses.split_half import Halves
+from activation_analysis.analyses.streamed import (
+    StreamedMoments,
+    StreamedRecording,
+    refuse_whole_data,
+)
 from activation_analysis.balance import balance
 from activation_analysis.contrasts import Contrast
 from activation_analysis.errors import ExperimentError, ModelError, StoreError
@@ -135,9 +141,12 @@ def rerun_analysis(
 
 
 def analyze(
-    experiment: Experiment, activations: Activations, *, progress: bool = True
+    experiment: Experiment,
+    activations: Activations | StreamedRecording,
+    *,
+    progress: bool = True,
 ) -> tuple[ContrastResult, ...]:
-    """Every contrast of the experiment, on one recording of its prompts."""
+    """Every contrast of the experiment, on one recording of its prompts, kept or streamed."""
     check_answerable(experiment)
     if activations.prompts != experiment.prompts.texts:
         raise StoreError("this capture is of other prompts than the experiment's; record it again")
@@ -150,21 +159,37 @@ def analyze(
     return tuple(results)
 
 
+def stream(experiment: Experiment) -> StreamedMoments:
+    """What the batches of a capture go to, if only the answers to the contrasts are wanted.
+
+    Add every prompt once, by its row number; then `analyze` a StreamedRecording of it.
+
+    Raises
+    ------
+    ExperimentError
+        If a contrast, or the test, needs more than moments.
+    """
+    check_answerable(experiment)
+    options = experiment.univariate or UnivariateOptions()
+    try:
+        refuse_whole_data(options.test)
+    except ValueError as error:
+        raise ExperimentError(f"[univariate] {error}") from None
+    splits = [halves(experiment, contrast) for contrast in experiment.contrasts]
+    return StreamedMoments.of(len(experiment.prompts), splits)
+
+
 def contrast_result(
-    experiment: Experiment, activations: Activations, contrast: Contrast
+    experiment: Experiment, activations: Activations | StreamedRecording, contrast: Contrast
 ) -> ContrastResult:
     """One contrast: maps, profiles, top units, and what to be careful about."""
     options = experiment.univariate or UnivariateOptions()
     rows_a, rows_b = sides(experiment, contrast, options.test)
-    rng = np.random.default_rng(experiment.seed)
 
     maps = univariate.contrast_maps(
         activations, rows_a, rows_b, test=options.test, control=options.control, alpha=options.alpha
     )
-    halves = univariate.split_halves(
-        rows_a, rows_b, blocks=_kept_together(experiment, options.test), rng=rng
-    )
-    selection = univariate.half_effects(activations, halves)
+    selection = univariate.half_effects(activations, halves(experiment, contrast))
     family_size = next(iter(maps.values())).family_size or 1
     power = univariate.power_of_design(
         len(rows_a), len(rows_b), alpha=options.alpha, family_size=family_size
@@ -208,6 +233,16 @@ def sides(experiment: Experiment, contrast: Contrast, test: str) -> tuple[np.nda
         return experiment.prompts.pairs(contrast.first, contrast.second)
     prompts = experiment.prompts
     return prompts.rows_of(contrast.first), prompts.rows_of(contrast.second)
+
+
+def halves(experiment: Experiment, contrast: Contrast) -> Halves:
+    """Which prompts choose the top units, and which measure them; the seed decides."""
+    test = (experiment.univariate or UnivariateOptions()).test
+    return univariate.split_halves(
+        *sides(experiment, contrast, test),
+        blocks=_kept_together(experiment, test),
+        rng=np.random.default_rng(experiment.seed),
+    )
 
 
 def _kept_together(experiment: Experiment, test: str) -> np.ndarray | None:

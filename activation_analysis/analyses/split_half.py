@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from activation_analysis.activations import Activations
+from activation_analysis.analyses.samples import Recording
 from activation_analysis.statistics.effect_size import cohens_d
 
 Rows = Sequence[int] | np.ndarray
@@ -112,12 +112,12 @@ def _whole_blocks(
     return both[selects[block_of_row]]
 
 
-def half_effects(activations: Activations, halves: Halves) -> HalfEffects:
+def half_effects(recording: Recording, halves: Halves) -> HalfEffects:
     """Cohen's d of every unit on the selection half, and on the held-out half.
 
     Parameters
     ----------
-    activations : Activations
+    recording : Activations or StreamedRecording
         The recording that the rows of ``halves`` count in.
     halves : Halves
 
@@ -126,20 +126,24 @@ def half_effects(activations: Activations, halves: Halves) -> HalfEffects:
     HalfEffects
         NaN throughout where a half has fewer than two prompts of a condition.
     """
-    effects: dict[str, dict[str, np.ndarray]] = {"selection": {}, "held_out": {}}
-    for site in activations.sites:
-        layers = activations.values[site]
-        for half, by_site in effects.items():
-            rows_a, rows_b = getattr(halves, half)
-            by_site[site] = np.concatenate(
-                [
-                    cohens_d(layers[k][rows_a], layers[k][rows_b])
-                    if halves.large_enough
-                    else np.full(layers[k].shape[1], np.nan)
-                    for k in sorted(layers)
-                ]
-            )
-    return HalfEffects(halves, effects["selection"], effects["held_out"])
+    return HalfEffects(
+        halves, *(_effects(recording, rows, halves) for rows in (halves.selection, halves.held_out))
+    )
+
+
+def _effects(
+    recording: Recording, rows: tuple[np.ndarray, np.ndarray], halves: Halves
+) -> dict[str, np.ndarray]:
+    """Cohen's d on one half, by site."""
+    effects = {}
+    for site in recording.sites:
+        units = recording.units(site)
+        if not halves.large_enough:
+            effects[site] = np.full(len(units), np.nan)
+            continue
+        layers = [[recording.sample(r, site, int(layer)) for r in rows] for layer in units.layers]
+        effects[site] = np.concatenate([cohens_d(a, b) for a, b in layers])
+    return effects
 
 
 def strongest(d: np.ndarray, n: int) -> np.ndarray:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from activation_analysis.activations import Activations
+from activation_analysis.analyses.samples import Recording
 from activation_analysis.analyses.split_half import HalfEffects, strongest
 from activation_analysis.results import StatMap, TopUnits
 from activation_analysis.statistics.effect_size import (
@@ -17,10 +17,11 @@ from activation_analysis.statistics.effect_size import (
     paired_d_interval,
 )
 from activation_analysis.statistics.hypothesis_tests import TESTS
+from activation_analysis.statistics.moments import Sample, side_by_side
 
 
 def top_units(
-    activations: Activations,
+    recording: Recording,
     maps: Mapping[str, StatMap],
     selection: HalfEffects,
     *,
@@ -35,7 +36,7 @@ def top_units(
 
     Parameters
     ----------
-    activations : Activations
+    recording : Activations or StreamedRecording
     maps : site -> StatMap
         Of all prompts, as ``contrast_maps`` returns them for this recording.
     selection : HalfEffects
@@ -71,7 +72,7 @@ def top_units(
     top = table.loc[strongest(candidates, top_n)].reset_index(drop=True)
     held_out = dict.fromkeys(("held_out_d", "held_out_low", "held_out_high", "held_out_p"), np.nan)
     if halves.large_enough and len(top):
-        held_out = _measured(activations, top, halves.held_out, test, confidence)
+        held_out = _measured(recording, top, halves.held_out, test, confidence)
     columns = [
         *("site", "layer", "index", "depth", "effect_size", "hedges_g", "p_value"),
         *("p_adjusted", "significant", "selected_d", *held_out),
@@ -87,7 +88,7 @@ def _one_test(maps: Mapping[str, StatMap]) -> str:
 
 
 def _measured(
-    activations: Activations,
+    recording: Recording,
     top: pd.DataFrame,
     rows: tuple[np.ndarray, np.ndarray],
     test: str,
@@ -96,7 +97,7 @@ def _measured(
     """Effect, its interval and its p-value on the held-out prompts, one value per listed unit."""
     addresses = list(zip(top["site"], top["layer"], top["index"], strict=True))
     a, b = (
-        np.stack([activations.values[s][layer][r, i] for s, layer, i in addresses], axis=1)
+        side_by_side([recording.sample(r, s, layer, slice(i, i + 1)) for s, layer, i in addresses])
         for r in rows
     )
     interval = _interval(a, b, test, confidence)
@@ -108,7 +109,7 @@ def _measured(
     }
 
 
-def _interval(a: np.ndarray, b: np.ndarray, test: str, confidence: float) -> Interval:
+def _interval(a: Sample, b: Sample, test: str, confidence: float) -> Interval:
     if test == "paired":
         return paired_d_interval(a, b, confidence=confidence)
     return cohens_d_interval(cohens_d(a, b), len(a), len(b), confidence=confidence)

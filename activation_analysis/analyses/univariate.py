@@ -12,14 +12,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from activation_analysis.activations import Activations, Units
+from activation_analysis.activations import Units
 from activation_analysis.analyses.layer_profiles import layer_profiles
+from activation_analysis.analyses.samples import Recording
 from activation_analysis.analyses.split_half import Rows, half_effects, split_halves
 from activation_analysis.analyses.top_units import top_units
 from activation_analysis.results import Power, StatMap
 from activation_analysis.statistics.effect_size import cohens_d, hedges_correction
-from activation_analysis.statistics.hypothesis_tests import TESTS, canonical_test
-from activation_analysis.statistics.moments import mean_difference, moments, two_groups
+from activation_analysis.statistics.hypothesis_tests import MOMENT_TESTS, TESTS, canonical_test
+from activation_analysis.statistics.moments import Sample, mean_difference, two_moments
 from activation_analysis.statistics.multiplicity import CONTROLS, adjust
 from activation_analysis.statistics.power import minimum_detectable_effect, two_sample_power
 from activation_analysis.statistics.screening import exclusion_reasons
@@ -40,13 +41,14 @@ FEWEST_PROMPTS = 15  # per condition, for any power to speak of
 EFFECT_ASKED_FOR = 0.5  # abs(d) that the power is stated for
 
 
-def contrast_map(a: np.ndarray, b: np.ndarray, *, test: str = "welch") -> StatMap:
+def contrast_map(a: Sample, b: Sample, *, test: str = "welch") -> StatMap:
     """Test every unit of two matrices: the contrast map before any correction.
 
     Parameters
     ----------
-    a, b : (n_a, n_units) and (n_b, n_units)
-        Activations of the two groups, in the model's own units.
+    a, b : (n_a, n_units) and (n_b, n_units), or Moments of both
+        Activations of the two groups, in the model's own units. Moments will do for
+        ``MOMENT_TESTS``.
     test : str
         An entry of ``TESTS``. The effect size is Cohen's d (pooled SD) whatever the test,
         paired ones included, so that maps of different tests can be compared.
@@ -62,30 +64,30 @@ def contrast_map(a: np.ndarray, b: np.ndarray, *, test: str = "welch") -> StatMa
         If the test is unknown, a group has fewer than two prompts, or the units do not match.
     """
     test = canonical_test(test)
-    a, b = two_groups(a, b)
-    result = TESTS[test](a, b)
-    excluded = exclusion_reasons(a, b)
+    in_a, in_b = two_moments(a, b)
+    result = TESTS[test](*((in_a, in_b) if test in MOMENT_TESTS else (a, b)))
+    excluded = exclusion_reasons(in_a, in_b)
     # What a test cannot tell for another reason is a difference that never varies (paired).
     excluded[(excluded == "") & np.isnan(result.statistic)] = "constant"
-    d = cohens_d(a, b)
+    d = cohens_d(in_a, in_b)
     numbers = {
         "statistic": result.statistic,
         "p_value": result.p_value,
         "df": result.df,
         "effect_size": d,
-        "hedges_g": d * hedges_correction(len(a) + len(b) - 2),
-        "mean_difference": mean_difference(moments(a), moments(b)),
+        "hedges_g": d * hedges_correction(len(in_a) + len(in_b) - 2),
+        "mean_difference": mean_difference(in_a, in_b),
     }
     return StatMap(
         **{name: np.where(excluded == "", values, np.nan) for name, values in numbers.items()},
         excluded=excluded,
         test=test,
-        n=(len(a), len(b)),
+        n=(len(in_a), len(in_b)),
     )
 
 
 def contrast_maps(
-    activations: Activations,
+    recording: Recording,
     rows_a: Rows,
     rows_b: Rows,
     *,
@@ -97,7 +99,7 @@ def contrast_maps(
 
     Parameters
     ----------
-    activations : Activations
+    recording : Activations or StreamedRecording
     rows_a, rows_b : (n_a,) and (n_b,) row numbers
         The prompts of the two conditions; aligned by item for a paired test.
     test, control : str
@@ -116,13 +118,14 @@ def contrast_maps(
         As ``contrast_map`` and ``adjust``.
     """
     rows_a, rows_b = np.asarray(rows_a, dtype=int), np.asarray(rows_b, dtype=int)
-    maps = {
-        site: _site_map(
-            [contrast_map(layers[k][rows_a], layers[k][rows_b], test=test) for k in sorted(layers)],
-            activations.units(site),
+    maps = {}
+    for site in recording.sites:
+        units = recording.units(site)
+        layers = (
+            [recording.sample(rows, site, int(layer)) for rows in (rows_a, rows_b)]
+            for layer in units.layers
         )
-        for site, layers in activations.values.items()
-    }
+        maps[site] = _site_map([contrast_map(a, b, test=test) for a, b in layers], units)
     return corrected(maps, control=control, alpha=alpha)
 
 

@@ -8,11 +8,12 @@ import numpy as np
 from scipy.special import gammaln
 
 from activation_analysis.statistics.moments import (
+    Sample,
     mean_difference,
     moments,
     pairs,
     pooled_variance,
-    two_groups,
+    two_moments,
 )
 from activation_analysis.statistics.noncentral_t import noncentrality_at
 
@@ -24,7 +25,7 @@ class Interval(NamedTuple):
     high: np.ndarray
 
 
-def cohens_d(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def cohens_d(a: Sample, b: Sample) -> np.ndarray:
     """Cohen's d of every unit: by how many standard deviations do two groups differ?
 
         d = (mean(a) - mean(b)) / sqrt((ss(a) + ss(b)) / (n_a + n_b - 2))
@@ -34,7 +35,7 @@ def cohens_d(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
     Parameters
     ----------
-    a, b : (n_a, n_units) and (n_b, n_units)
+    a, b : (n_a, n_units) and (n_b, n_units), or Moments of both
         Activations of the two groups, in the model's own units.
 
     Returns
@@ -52,8 +53,7 @@ def cohens_d(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     ----------
     Cohen (1988), Statistical Power Analysis for the Behavioral Sciences, 2nd ed., p. 67.
     """
-    a, b = two_groups(a, b)
-    in_a, in_b = moments(a), moments(b)
+    in_a, in_b = two_moments(a, b)
     variance = pooled_variance(in_a, in_b)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(variance > 0, mean_difference(in_a, in_b) / np.sqrt(variance), np.nan)
@@ -77,7 +77,7 @@ def hedges_correction(df: np.ndarray | float) -> np.ndarray | float:
     return np.exp(gammaln(half) - gammaln(half - 0.5) - np.log(half) / 2)[()]
 
 
-def hedges_g(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def hedges_g(a: Sample, b: Sample) -> np.ndarray:
     """Hedges' g of every unit: Cohen's d times the exact small-sample correction J.
 
     Parameters, result and errors as ``cohens_d``.

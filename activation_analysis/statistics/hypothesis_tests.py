@@ -1,9 +1,11 @@
 """Two-group tests of every unit at once: does this unit respond differently?
 
 Each function takes (n_a, n_units) and (n_b, n_units) and answers per unit. ``TESTS`` names
-them; a new test is a function here and its line there. The prompt (or its group mean) is the
-unit of analysis: rows that are tokens of one prompt, or fillings of one template, are not
-independent, and none of these tests is right for them.
+them; a new test is a function here and its line there. Those in ``MOMENT_TESTS`` take Moments
+of the two groups as well, for activations that streamed past and were not kept.
+
+The prompt (or its group mean) is the unit of analysis: rows that are tokens of one prompt, or
+fillings of one template, are not independent, and none of these tests is right for them.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import numpy as np
 from scipy.special import stdtr
 
 from activation_analysis.statistics.moments import (
+    Sample,
     column_blocks,
     constant,
     float64_block,
@@ -23,6 +26,7 @@ from activation_analysis.statistics.moments import (
     pairs,
     pooled_variance,
     two_groups,
+    two_moments,
 )
 from activation_analysis.statistics.ranks import rank_sums, rank_test_p_values
 
@@ -36,7 +40,7 @@ class UnitStatistics:
     df: np.ndarray  # (n_units,) NaN for rank tests
 
 
-def student_t(a: np.ndarray, b: np.ndarray) -> UnitStatistics:
+def student_t(a: Sample, b: Sample) -> UnitStatistics:
     """Student's t-test of every unit: do the means of two groups differ?
 
         t = (mean(a) - mean(b)) / sqrt(s2 * (1/n_a + 1/n_b)),  df = n_a + n_b - 2
@@ -48,7 +52,7 @@ def student_t(a: np.ndarray, b: np.ndarray) -> UnitStatistics:
 
     Parameters
     ----------
-    a, b : (n_a, n_units) and (n_b, n_units)
+    a, b : (n_a, n_units) and (n_b, n_units), or Moments of both
         Activations of the two groups, in the model's own units.
 
     Returns
@@ -66,14 +70,13 @@ def student_t(a: np.ndarray, b: np.ndarray) -> UnitStatistics:
     ----------
     Student (1908), Biometrika 6:1-25.
     """
-    a, b = two_groups(a, b)
-    in_a, in_b = moments(a), moments(b)
+    in_a, in_b = two_moments(a, b)
     squared_error = pooled_variance(in_a, in_b) * (1 / in_a.n + 1 / in_b.n)
-    df = np.full(a.shape[1], float(in_a.n + in_b.n - 2))
+    df = np.full(in_a.n_units, float(in_a.n + in_b.n - 2))
     return _t_statistics(mean_difference(in_a, in_b), squared_error, df)
 
 
-def welch_t(a: np.ndarray, b: np.ndarray) -> UnitStatistics:
+def welch_t(a: Sample, b: Sample) -> UnitStatistics:
     """Welch's t-test of every unit: do the means of two groups differ?
 
         t = (mean(a) - mean(b)) / sqrt(var(a)/n_a + var(b)/n_b)
@@ -83,7 +86,7 @@ def welch_t(a: np.ndarray, b: np.ndarray) -> UnitStatistics:
 
     Parameters
     ----------
-    a, b : (n_a, n_units) and (n_b, n_units)
+    a, b : (n_a, n_units) and (n_b, n_units), or Moments of both
         Activations of the two groups, in the model's own units.
 
     Returns
@@ -101,8 +104,7 @@ def welch_t(a: np.ndarray, b: np.ndarray) -> UnitStatistics:
     ----------
     Welch (1947), Biometrika 34:28-35.
     """
-    a, b = two_groups(a, b)
-    in_a, in_b = moments(a), moments(b)
+    in_a, in_b = two_moments(a, b)
     error_a, error_b = in_a.variance / in_a.n, in_b.variance / in_b.n
     with np.errstate(invalid="ignore", divide="ignore"):
         share = error_a / (error_a + error_b)
@@ -186,12 +188,13 @@ def mann_whitney_u(a: np.ndarray, b: np.ndarray) -> UnitStatistics:
     return UnitStatistics(u, p_value, np.full(len(u), np.nan))
 
 
-TESTS: dict[str, Callable[[np.ndarray, np.ndarray], UnitStatistics]] = {
+TESTS: dict[str, Callable[[Sample, Sample], UnitStatistics]] = {
     "student": student_t,
     "welch": welch_t,
     "mannwhitney": mann_whitney_u,
     "paired": paired_t,
 }
+MOMENT_TESTS = ("student", "welch")  # those that need no more than Moments of the groups
 TEST_ALIASES = {"ttest": "student"}
 
 

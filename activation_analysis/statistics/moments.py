@@ -7,7 +7,7 @@ first value, then centred on its mean, then squared.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,12 +17,31 @@ BLOCK_VALUES = 2**18  # float64 values held at once, 2 MiB: one block stays in c
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean and spread of one group at every unit; the mean is ``origin + offset``."""
+    """Mean and spread of one group at every unit; the mean is ``origin + offset``.
+
+    All that a t-test, an effect size and the screening of units ask of a group.
+    """
 
     n: int
     origin: np.ndarray  # (n_units,) the group's first value
     offset: np.ndarray  # (n_units,) mean minus origin
     sum_squares: np.ndarray  # (n_units,) of deviations from the mean; 0 where constant
+    low: np.ndarray  # (n_units,) smallest value; NaN where any value is NaN
+    high: np.ndarray  # (n_units,) largest value; NaN where any value is NaN
+
+    PER_UNIT = ("origin", "offset", "sum_squares", "low", "high")
+
+    def __len__(self) -> int:
+        """Prompts, as of a matrix that has one in every row."""
+        return self.n
+
+    @property
+    def n_units(self) -> int:
+        return len(self.origin)
+
+    def at(self, columns: slice) -> Moments:
+        """The same prompts at some of the units."""
+        return Moments(self.n, *(getattr(self, name)[columns] for name in self.PER_UNIT))
 
     @property
     def mean(self) -> np.ndarray:
@@ -34,8 +53,11 @@ class Moments:
         return self.sum_squares / (self.n - 1)
 
 
+Sample = np.ndarray | Moments  # a group: its values, or what a stream has kept of them
+
+
 def moments(x: np.ndarray) -> Moments:
-    """Mean and sum of squared deviations of every column.
+    """Mean, sum of squared deviations and range of every column.
 
     Parameters
     ----------
@@ -48,16 +70,17 @@ def moments(x: np.ndarray) -> Moments:
         Float64; exactly 0 sum of squares where a column is constant.
     """
     n, n_units = x.shape
-    origin, offset, sum_squares = np.empty((3, n_units))
+    origin, offset, sum_squares, low, high = np.empty((5, n_units))
     with np.errstate(invalid="ignore", over="ignore"):
         for columns in column_blocks(n, n_units):
             block = float64_block(x, columns)
+            low[columns], high[columns] = block.min(axis=0), block.max(axis=0)
             origin[columns] = block[0]
             block -= origin[columns]
             offset[columns] = _column_sums(block) / n
             block -= offset[columns]
             sum_squares[columns] = _column_sums(np.square(block, out=block))
-    return Moments(n, origin, offset, sum_squares)
+    return Moments(n, origin, offset, sum_squares, low, high)
 
 
 def mean_difference(a: Moments, b: Moments) -> np.ndarray:
@@ -97,14 +120,29 @@ def _column_sums(block: np.ndarray) -> np.ndarray:
     return np.add.accumulate(block)[-1] if block.shape[1] == 1 else block.sum(axis=0)
 
 
+def side_by_side(samples: Sequence[Sample]) -> Sample:
+    """The units of several samples of the same prompts as those of one."""
+    if isinstance(samples[0], Moments):
+        columns = (np.concatenate([getattr(s, name) for s in samples]) for name in Moments.PER_UNIT)
+        return Moments(samples[0].n, *columns)
+    return np.concatenate(samples, axis=1)
+
+
+def two_moments(a: Sample, b: Sample) -> tuple[Moments, Moments]:
+    """The moments of both groups, or a ValueError that says what does not fit."""
+    if not (isinstance(a, Moments) and isinstance(b, Moments)):
+        a, b = two_groups(a, b)
+        return moments(a), moments(b)
+    _refuse_single(a.n, "the first group")
+    _refuse_single(b.n, "the second group")
+    _refuse_other_units(a.n_units, b.n_units)
+    return a, b
+
+
 def two_groups(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Both groups as 2-D real arrays, or a ValueError that says what does not fit."""
     a, b = _as_group(a, "the first group"), _as_group(b, "the second group")
-    if a.shape[1] != b.shape[1]:
-        raise ValueError(
-            f"the groups have {a.shape[1]} and {b.shape[1]} units; both must have the same "
-            f"units, in the same order: record both at the same sites, layers and model"
-        )
+    _refuse_other_units(a.shape[1], b.shape[1])
     return a, b
 
 
@@ -120,6 +158,11 @@ def pairs(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _as_group(x: np.ndarray, name: str) -> np.ndarray:
+    if isinstance(x, Moments):
+        raise ValueError(
+            f"{name} is known by its moments only, and this needs the value of every prompt; "
+            f"record the activations, or use a test that moments answer: student or welch"
+        )
     x = np.asarray(x)
     if x.ndim != 2:
         raise ValueError(
@@ -128,8 +171,20 @@ def _as_group(x: np.ndarray, name: str) -> np.ndarray:
         )
     if x.dtype.kind not in "fiub":
         raise ValueError(f"{name} has dtype {x.dtype}; expected real numbers")
-    if len(x) < 2:
-        raise ValueError(
-            f"{name} has {len(x)} prompt(s); at least two are needed to estimate a variance"
-        )
+    _refuse_single(len(x), name)
     return x
+
+
+def _refuse_single(n: int, name: str) -> None:
+    if n < 2:
+        raise ValueError(
+            f"{name} has {n} prompt(s); at least two are needed to estimate a variance"
+        )
+
+
+def _refuse_other_units(n_a: int, n_b: int) -> None:
+    if n_a != n_b:
+        raise ValueError(
+            f"the groups have {n_a} and {n_b} units; both must have the same units, in the same "
+            f"order: record both at the same sites, layers and model"
+        )

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from activation_analysis.statistics.moments import column_blocks, constant, two_groups
+from activation_analysis.statistics.moments import Sample, two_moments
 
 REASONS = ("nan", "inf", "constant")
 
 
-def exclusion_reasons(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def exclusion_reasons(a: Sample, b: Sample) -> np.ndarray:
     """Why a unit cannot be tested, as text: does every column hold usable numbers?
 
     ``"nan"`` a value is missing; ``"inf"`` a value overflowed (and none is missing);
@@ -22,7 +22,7 @@ def exclusion_reasons(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
     Parameters
     ----------
-    a, b : (n_a, n_units) and (n_b, n_units)
+    a, b : (n_a, n_units) and (n_b, n_units), or Moments of both
         Activations of the two groups.
 
     Returns
@@ -34,12 +34,10 @@ def exclusion_reasons(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     ValueError
         If the groups are not two matrices of the same units with two prompts or more each.
     """
-    a, b = two_groups(a, b)
-    reasons = np.full(a.shape[1], "", dtype=f"<U{max(map(len, REASONS))}")
-    reasons[constant(a) & constant(b)] = "constant"
-    for columns in column_blocks(len(a) + len(b), a.shape[1]):
-        both = (a[:, columns], b[:, columns])
-        reason = reasons[columns]  # a view
-        reason[np.logical_or(*(np.isinf(x).any(axis=0) for x in both))] = "inf"
-        reason[np.logical_or(*(np.isnan(x).any(axis=0) for x in both))] = "nan"
+    both = two_moments(a, b)
+    reasons = np.full(both[0].n_units, "", dtype=f"<U{max(map(len, REASONS))}")
+    # The smallest and the largest value tell it all: they are NaN where any value is.
+    reasons[np.logical_and(*(m.low == m.high for m in both))] = "constant"
+    reasons[np.logical_or(*(np.isinf(m.low) | np.isinf(m.high) for m in both))] = "inf"
+    reasons[np.logical_or(*(np.isnan(m.low) for m in both))] = "nan"
     return reasons
