@@ -397,7 +397,3 @@ class TokenActivations:
                 "generated": np.arange(len(self)) >= self.n_prompt_tokens,
             }
         )
-
-
-class RaggedActivations:
-    pass

@@ -43,7 +43,7 @@ from activation_analysis.models.sites import (
     require_sites,
 )
 from activation_analysis.models.threads import lone_above
-from activation_analysis.models.tokenizing import Tokens, context_length, tokenize
+from activation_analysis.models.tokenizing import Tokens, context_length, kept_tokens, tokenize
 from activation_analysis.models.tracing import input_device
 from activation_analysis.progress import stage
 from activation_analysis.spans import marked_spans
@@ -381,7 +381,7 @@ class ActivationCapture:
             offsets=not READ_BY_CHARACTER.isdisjoint(positions),
         )
 
-    def details(self) -> dict[str, str]:
+    def details(self, prepared: Prepared) -> dict[str, str]:
         """What else defines the recorded numbers, beside model, prompts and position."""
         config = self.model.config
         devices = getattr(self.model, "hf_device_map", None) or {"": self.model.device}
@@ -395,6 +395,7 @@ class ActivationCapture:
             "n_heads": str(getattr(config.get_text_config(), "num_attention_heads", "")),
             "torch": torch.__version__,
             "transformers": transformers.__version__,
+            "layout": prepared.plan.layout,
         }
 
     def prove(self, ids: Sequence[list[int]]) -> Proof:
@@ -462,9 +463,15 @@ class ActivationCapture:
             "model": self.source.name,
             "n_layers": self.n_layers,
             "values": _by_site(collected.values[position], prepared.request.sites),
-            "details": self.details() | {"layout": prepared.plan.layout},
+            "details": self.details(prepared),
         }
-        return Activations(**common)
+        if prepared.rows.reductions[position] != "every":
+            return Activations(**common)
+        of_prompts = [prepared.rows.places[position][i] for i in prepared.rows.row_of_prompt]
+        kept = kept_tokens(tokens, of_prompts, range(len(tokens)))
+        return RaggedActivations(
+            **common, tokens=kept.strings, offsets=kept.offsets, start=collected.starts[position]
+        )
 
     def _layer_indices(self, layers: Sequence[int]) -> list[int]:
         if len(layers) == 0:

@@ -20,6 +20,11 @@ class Rows:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def first_prompts(self) -> np.ndarray:
+        """The first prompt that each row stands for, (n_rows,)."""
+        return np.unique(self.row_of_prompt, return_index=True)[1]
+
     def n_kept(self, position: str) -> np.ndarray:
         """Values that a row keeps at each unit: its tokens where every one is kept, else 1."""
         if self.reductions[position] != "every":

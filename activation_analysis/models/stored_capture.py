@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,15 +21,22 @@ from activation_analysis.models.distributed import ALONE, Processes
 from activation_analysis.models.kernels import faster_kernels
 from activation_analysis.models.recording import Heard
 from activation_analysis.models.request import Prepared, Request
-from activation_analysis.models.tokenizing import Tokens
+from activation_analysis.models.tokenizing import Tokens, kept_tokens
 from activation_analysis.models.tracing import input_device
 from activation_analysis.provenance import code_version
-from activation_analysis.store import capture_key, join_capture, open_capture, require_space
+from activation_analysis.store import (
+    CaptureContent,
+    capture_folder,
+    capture_key,
+    join_capture,
+    open_capture,
+    require_space,
+    tensor_name,
+)
 
 if TYPE_CHECKING:
     from activation_analysis.store import CaptureWriter
 
-KEY_LETTERS = 32  # of the key, in the name of its folder
 Said = Callable[[str], None]
 
 
@@ -71,13 +78,13 @@ def store_capture(
     """
     defining = defining_values(capture, tokens, request)
     key = capture_key(defining)
-    folder = Path(root) / key[:KEY_LETTERS]
+    folder = capture_folder(key, root)
 
     def plan() -> dict[str, Any]:
         new = capture.prepare(tokens, request)
         return with_shards(new.plan, new.rows.ids, _row_bytes(capture, new)).to_json()
 
-    with _opened(folder, key, defining, plan, capture.said, processes) as writer:
+    with _opened(folder, defining, plan, capture.said, processes) as writer:
         if writer.complete:
             return StoredCapture(folder, key, 0, 0)
         planned = Plan.from_json(writer.plan)
@@ -101,7 +108,6 @@ def store_capture(
 
 def _opened(
     folder: Path,
-    key: str,
     defining: dict[str, Any],
     plan: Callable[[], dict[str, Any]],
     said: Said,
@@ -109,9 +115,9 @@ def _opened(
 ) -> AbstractContextManager[CaptureWriter]:
     """The folder, once the main process has locked it and its plan is there."""
     if processes.is_main:
-        return _MainWriter(open_capture(folder, key, defining, plan=plan, said=said), processes)
+        return _MainWriter(open_capture(folder, defining, plan=plan, said=said), processes)
     processes.meet()
-    return join_capture(folder, key, processes.rank)
+    return join_capture(folder, defining, rank=processes.rank)
 
 
 class _MainWriter(AbstractContextManager):
@@ -154,7 +160,7 @@ def _fill(
     tensors: dict[str, np.ndarray], filled: dict[str, int], values: Heard, n_values: dict[str, int]
 ) -> None:
     for (position, site, layer), states in values.items():
-        name = f"{position}/{site}/layer_{layer:03d}"
+        name = tensor_name(position, site, layer)
         if name not in tensors:
             tensors[name] = np.empty((n_values[position], states.shape[1]), np.float32)
         start = filled[position]
@@ -168,21 +174,24 @@ def _row_bytes(capture: ActivationCapture, prepared: Prepared) -> np.ndarray:
     return 4 * width * kept
 
 
-def _described(capture: ActivationCapture, prepared: Prepared) -> dict[str, Any]:
+def _described(capture: ActivationCapture, prepared: Prepared) -> CaptureContent:
     """What a reader needs beside the shards."""
-    tokens, rows = prepared.tokens, prepared.rows
-    described: dict[str, Any] = {
-        "prompts": list(tokens.texts),
-        "n_tokens": tokens.n_tokens.tolist(),
-        "row_of_prompt": rows.row_of_prompt.tolist(),
-        "positions": list(prepared.request.positions),
-        "model": capture.source.name,
-        "n_layers": capture.n_layers,
-        "sites": list(prepared.request.sites),
-        "layers": sorted({layer for _, layer in prepared.taps}),
-        "details": capture.details() | {"layout": prepared.plan.layout},
-    }
-    return described
+    tokens, rows, request = prepared.tokens, prepared.rows, prepared.request
+    content = CaptureContent(
+        prompts=tokens.texts,
+        n_tokens=tokens.n_tokens,
+        row_of_prompt=rows.row_of_prompt,
+        positions=request.positions,
+        sites=request.sites,
+        model=capture.source.name,
+        n_layers=capture.n_layers,
+        details=capture.details(prepared),
+    )
+    if "all" not in request.positions:
+        return content
+    firsts = rows.first_prompts
+    kept = kept_tokens(tokens, rows.places["all"], firsts)
+    return replace(content, tokens=kept.strings, offsets=kept.offsets)
 
 
 def defining_values(capture: ActivationCapture, tokens: Tokens, request: Request) -> dict[str, Any]:
@@ -207,7 +216,7 @@ def defining_values(capture: ActivationCapture, tokens: Tokens, request: Request
         "device": device.type,
         "attention": str(getattr(config, "_attn_implementation", "")),
         "kernels": sorted(f.__name__ for f in faster_kernels(device.type)),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "transformers": transformers.__version__,
         "sites": list(request.sites),
         "layers": list(request.layers),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -51,6 +51,24 @@ class Tokens:
     def strings(self, row: int) -> list[str]:
         """The tokens of one prompt as the tokenizer spells them."""
         return self.tokenizer.convert_ids_to_tokens(self.ids[row])
+
+
+@dataclass(frozen=True)
+class KeptTokens:
+    """Tokens that each have a row of their own, prompt by prompt."""
+
+    strings: tuple[tuple[str, ...], ...]  # (n_prompts,) of (n_kept,) as the tokenizer spells them
+    offsets: tuple[np.ndarray, ...]  # (n_prompts,) of (n_kept, 2) characters of the prompt's text
+
+
+def kept_tokens(tokens: Tokens, places: Sequence[np.ndarray], prompts: Iterable[int]) -> KeptTokens:
+    """What the tokens at some places are; ``places[i]`` are those of the i-th of ``prompts``."""
+    strings, offsets = [], []
+    for prompt, kept in zip(prompts, places, strict=True):
+        spelled = tokens.strings(prompt)
+        strings.append(tuple(spelled[i] for i in kept))
+        offsets.append(tokens.offsets[prompt][kept])
+    return KeptTokens(tuple(strings), tuple(offsets))
 
 
 def context_length(config: Any, tokenizer: PreTrainedTokenizerBase) -> int | None:

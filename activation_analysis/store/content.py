@@ -167,10 +167,11 @@ def open_sealed(folder: Path) -> SealedCapture:
             except StoreError as error:
                 problem = str(error)
             else:
-                if digest != listed[name]["header"] or set(header) != set(listed[name]["tensors"]):
+                stated = listed[name].get("tensors", {})
+                if digest != listed[name].get("header") or set(header) != set(stated):
                     problem = "its header changed since it was written (SHA-256 differs)"
                 headers.append(header)
-                digests.append(listed[name]["tensors"])
+                digests.append(stated)
         problems += [f"{name}: {problem}"] * bool(problem)
     refuse_damaged(folder, problems or _misfits(content, headers))
     return SealedCapture(folder, content, headers, digests)
