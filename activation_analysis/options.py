@@ -189,6 +189,9 @@ def kinds(table: type) -> dict[str, Kind]:
     return {f.name: f.metadata["kind"] for f in fields(table) if "kind" in f.metadata}
 
 
+_MEMORY = r"|(\d+|cpu|disk)=[\d.]+ ?[KMGT]i?B(, ?(\d+|cpu|disk)=[\d.]+ ?[KMGT]i?B)*"
+
+
 @dataclass(frozen=True)
 class ModelOptions(_Checked):
     """[model]: which language model, and where it runs."""
@@ -199,6 +202,16 @@ class ModelOptions(_Checked):
         "auto", Text(form=r"auto|cpu|(cuda|mps|xpu)(:\d+)?", known="auto, cpu, cuda, cuda:N, mps")
     )
     dtype: str = option("auto", Choice(("auto", "float32", "bfloat16", "float16")))
+    max_memory: str = option(
+        "", Text(form=_MEMORY, known="0=20GiB,cpu=60GiB: a limit for GPU 0, 1, ... and for cpu")
+    )
+    offload_folder: str = option("", Text())
+
+    @property
+    def memory_limits(self) -> dict[str, str] | None:
+        """``max_memory`` as Accelerate takes it; None where no limit is set."""
+        parts = [part.split("=") for part in self.max_memory.split(",") if part]
+        return {place.strip(): most.strip() for place, most in parts} or None
 
 
 @dataclass(frozen=True)
@@ -211,10 +224,13 @@ class RecordingOptions(_Checked):
     position: str = option("last", Choice(POSITIONS))
     layers: tuple[int, ...] = option((), ListOf(Integer(), example="[0, 5, 11]", nothing="all"))
     truncate: bool = option(False, Flag())
-    batch_tokens: int = option(1024, Integer(at_least=1))
+    batch_tokens: int = option(0, Integer())  # 0: what is fastest and fits into memory
     skip_first: int = option(0, Integer())
     chat: bool = option(False, Flag())
     control_tokens: bool = option(False, Flag())
+    layout: str = option("auto", Choice(("auto", "packed", "padded")))
+    stream: bool = option(False, Flag())  # keep moments only, no activations
+    upload_mb: int = option(1000, Integer())  # a larger capture stays in the store
 
 
 @dataclass(frozen=True)

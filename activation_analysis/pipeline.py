@@ -12,12 +12,14 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from activation_analysis import cautions
+from activation_analysis.acquisition import acquire
 from activation_analysis.activations import Activations
 from activation_analysis.analyses import univariate
 from activation_analysis.analyses.split_half import Halves
@@ -35,6 +37,8 @@ from activation_analysis.provenance import code_version
 from activation_analysis.results import ContrastResult
 
 if TYPE_CHECKING:
+    from activation_analysis.models.checks import Proof
+    from activation_analysis.models.distributed import Processes
     from activation_analysis.models.loading import ModelSource
     from activation_analysis.models.tokenizing import Tokens
 
@@ -65,9 +69,13 @@ class Outcome:
     """What one experiment on one model yields."""
 
     experiment: Experiment
-    activations: Activations
+    activations: Activations | StreamedRecording
     results: tuple[ContrastResult, ...]  # one per contrast
     seconds: Seconds = Seconds()
+    key: str = ""  # of the capture, where it is known
+    capture_folder: Path | None = None  # of the capture in the store
+    proof: Proof | None = None  # of the model, where it was read
+    notes: tuple[str, ...] = ()  # what the user was told during the capture
 
     @property
     def run_name(self) -> str:
@@ -76,7 +84,7 @@ class Outcome:
 
     @property
     def capture_key(self) -> str:
-        return capture_key(self.activations)
+        return self.key or recording_key(self.activations)
 
     def time_metrics(self) -> dict[str, float]:
         s = self.seconds
@@ -89,55 +97,53 @@ class Outcome:
         return {f"seconds/{name}": value for name, value in named.items() if value}
 
 
-def run(experiment: Experiment, *, ready: Ready | None = None, progress: bool = True) -> Outcome:
+def run(
+    experiment: Experiment,
+    *,
+    ready: Ready | None = None,
+    processes: Processes | None = None,
+    progress: bool = True,
+) -> Outcome | None:
     """Record the experiment's prompts on its model, and analyse every contrast.
 
     Everything that can be wrong with the prompts is said before the weights are read. ``ready``
-    is what `prepare` returned for this experiment, where that has been done already.
+    is what `prepare` returned for this experiment, where that has been done already. Of several
+    ``processes`` each records its share; the main one analyses, and the others return None.
     """
     began = time.perf_counter()
     ready = ready or prepare(experiment)
-    from activation_analysis.models.capture import ActivationCapture
-
-    capture = ActivationCapture(
-        ready.source,
-        device=experiment.model.device,
-        dtype=experiment.model.dtype,
-        tokenizer=ready.tokenizer,
-        progress=progress,
-    )
-    loaded = time.perf_counter()
-    options = experiment.recording
-    activations = capture.capture_batch(
-        experiment.prompts.texts,
-        options.sites,
-        layers=options.layers,
-        position=options.position,
-        batch_tokens=options.batch_tokens,
-        truncate=options.truncate,
-    )
-    if options.truncate:
-        counted = {cautions.N_TRUNCATED: str(ready.tokens.n_truncated)}
-        activations = replace(activations, details={**activations.details, **counted})
+    moments = stream(experiment) if experiment.recording.stream else None
+    acquired = acquire(experiment, ready, stream=moments, processes=processes, progress=progress)
+    if acquired is None:
+        return None
     recorded = time.perf_counter()
-    results = analyze(experiment, activations, progress=progress)
+    results = analyze(experiment, acquired.activations, progress=progress)
     seconds = Seconds(
-        loading=loaded - began,
-        forward=capture.last_time.forward,
-        capture=recorded - loaded,
+        loading=recorded - began - acquired.seconds,
+        forward=acquired.forward,
+        capture=acquired.seconds,
         analysis=time.perf_counter() - recorded,
     )
-    return Outcome(experiment, activations, results, seconds)
+    return Outcome(
+        experiment,
+        acquired.activations,
+        results,
+        seconds,
+        key=acquired.key,
+        capture_folder=acquired.folder,
+        proof=acquired.proof,
+        notes=acquired.notes,
+    )
 
 
 def rerun_analysis(
-    experiment: Experiment, activations: Activations, *, progress: bool = True
+    experiment: Experiment, activations: Activations, *, key: str = "", progress: bool = True
 ) -> Outcome:
-    """Analyse a capture that exists; no model is loaded."""
+    """Analyse a capture that exists; no model is loaded. ``key`` is the capture's."""
     began = time.perf_counter()
     results = analyze(experiment, activations, progress=progress)
     seconds = Seconds(analysis=time.perf_counter() - began)
-    return Outcome(experiment, activations, results, seconds)
+    return Outcome(experiment, activations, results, seconds, key=key)
 
 
 def analyze(
@@ -320,8 +326,8 @@ def check_answerable(experiment: Experiment) -> None:
             )
 
 
-def capture_key(activations: Activations) -> str:
-    """SHA-256 of all that defines a capture: weights, prompts, sites, position, precision, code."""
+def recording_key(activations: Activations | StreamedRecording) -> str:
+    """SHA-256 of all that a recording in memory knows of what defines it."""
     defining = {
         "model": activations.model,
         "details": dict(activations.details),

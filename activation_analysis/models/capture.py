@@ -129,6 +129,7 @@ class ActivationCapture:
                 self.source = resolve(self.source.name, revision=self.source.revision or None)
         self.tokenizer = tokenizer
         self._found: ModelSites | None = None
+        self.notes: list[str] = []  # what the user was told
         self._proven: Proven | None = None  # since the first capture
         self.last_time = CaptureTime(0.0, 0.0)
 
@@ -396,6 +397,8 @@ class ActivationCapture:
             "torch": torch.__version__,
             "transformers": transformers.__version__,
             "layout": prepared.plan.layout,
+            "n_truncated": str(prepared.tokens.n_truncated),
+            "proof": self.proof.finding if self.proof else "",
         }
 
     def prove(self, ids: Sequence[list[int]]) -> Proof:
@@ -427,7 +430,8 @@ class ActivationCapture:
         return self._proven.widths if self._proven else {}
 
     def said(self, sentence: str) -> None:
-        """Tell the user, on standard error."""
+        """Tell the user, on standard error; it is noted too."""
+        self.notes.append(sentence)
         print(sentence, file=sys.stderr)
 
     def _layout(self, asked: str) -> str:

@@ -86,8 +86,9 @@ class Proof:
             row["passed"] = check.passed
         return json.dumps({**told, "passed": self.passed}, indent=2)
 
-    def summary(self) -> str:
-        """One line for a log: the worst of every kind of check."""
+    @property
+    def finding(self) -> str:
+        """One line: the worst of every kind of check."""
         kinds = [self.worst(name) for name in dict.fromkeys(c.name for c in self.checks)]
         told = ", ".join(
             f"{check.name} {check.difference:.1e}"
@@ -96,8 +97,12 @@ class Proof:
         )
         return (
             f"{'Proved' if self.passed else 'Not proved'} on {self.n_prompts} prompts, "
-            f"{self.n_tokens} tokens, {self.dtype}: {told} ({self.seconds:.1f} s)"
+            f"{self.n_tokens} tokens, {self.dtype}: {told}"
         )
+
+    def summary(self) -> str:
+        """The finding and what it took, for a log."""
+        return f"{self.finding} ({self.seconds:.1f} s)"
 
 
 def equals_alone(layout: str) -> str:

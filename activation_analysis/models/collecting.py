@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import numpy as np
 
 from activation_analysis.models.batching import Pass
@@ -26,9 +24,7 @@ class Collected:
             for position in rows.places
         }
         self._n_kept = {position: rows.n_kept(position) for position in rows.places}
-        order = np.argsort(rows.row_of_prompt, kind="stable")
-        ends = np.searchsorted(rows.row_of_prompt[order], np.arange(len(rows) + 1))
-        self._prompts_of = [order[a:b] for a, b in pairwise(ends)]
+        self._prompts_of = rows.prompts_of
 
     def add(self, one: Pass, heard: Heard) -> None:
         """Keep what one pass heard."""
@@ -47,7 +43,7 @@ class Collected:
         begins = np.concatenate([[0], np.cumsum(kept)])
         target, source = [], []
         for row, begin, n in zip(one.rows, begins, kept, strict=False):
-            for prompt in self._prompts_of[row]:
+            for prompt in self._prompts_of(row):
                 target.append(np.arange(starts[prompt], starts[prompt] + n))
                 source.append(np.arange(begin, begin + n))
         return np.concatenate(target), np.concatenate(source)

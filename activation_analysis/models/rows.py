@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -19,6 +20,19 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def prompts_of(self, row: int) -> np.ndarray:
+        """The prompts that a row stands for, ascending."""
+        ends = np.searchsorted(self._sorted, [row, row + 1])
+        return self._order[ends[0] : ends[1]]
+
+    @cached_property
+    def _order(self) -> np.ndarray:
+        return np.argsort(self.row_of_prompt, kind="stable")
+
+    @cached_property
+    def _sorted(self) -> np.ndarray:
+        return self.row_of_prompt[self._order]
 
     @property
     def first_prompts(self) -> np.ndarray:

@@ -47,12 +47,12 @@ class StoredCapture:
     folder: Path
     key: str
     n_shards: int
-    n_read: int  # shards that this process read; the others were there, or are another's
+    n_kept: int  # shards that were finished before
 
     @property
     def was_there(self) -> bool:
         """Whether the whole capture had been made before."""
-        return self.n_shards == 0
+        return self.n_kept == self.n_shards
 
 
 def store_capture(
@@ -85,8 +85,8 @@ def store_capture(
         return with_shards(new.plan, new.rows.ids, _row_bytes(capture, new)).to_json()
 
     with _opened(folder, defining, plan, capture.said, processes) as writer:
-        if writer.complete:
-            return StoredCapture(folder, key, 0, 0)
+        if writer.complete:  # in every process alike: the main one opened it before the others
+            return StoredCapture(folder, key, writer.n_shards, writer.n_shards)
         planned = Plan.from_json(writer.plan)
         now = capture.prepare(tokens, request, plan=planned)
         finished = set(writer.finished)
@@ -103,7 +103,7 @@ def store_capture(
         if processes.is_main:
             writer.seal(_described(capture, now))
         processes.meet()
-    return StoredCapture(folder, key, len(planned.shards), len(own))
+    return StoredCapture(folder, key, len(planned.shards), len(finished))
 
 
 def _opened(
