@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from activation_analysis.activations import Activations, RaggedActivations
+from activation_analysis.activations import KEY, Activations, RaggedActivations
 from activation_analysis.analyses.streamed import StreamedMoments, StreamedRecording
 from activation_analysis.errors import ExperimentError
 from activation_analysis.experiment import Experiment
@@ -27,15 +27,12 @@ if TYPE_CHECKING:
     from activation_analysis.models.tokenizing import Tokens
     from activation_analysis.pipeline import Ready
 
-N_TRUNCATED = "n_truncated"  # the detail of a capture that counts prompts cut at the context
-
 
 @dataclass(frozen=True)
 class Acquired:
     """The activations of an experiment, and how they came about."""
 
     activations: Activations | StreamedRecording
-    key: str  # of all that defines the values
     folder: Path | None = None  # of the capture in the store
     proof: Proof | None = None  # None where nothing had to be read
     loading: float = 0.0  # seconds
@@ -71,10 +68,9 @@ def acquire(
     acquired = way(experiment, capture, ready.tokens, request, processes, stream)
     if acquired is None:
         return None
-    activations, key, folder = acquired
+    activations, folder = acquired
     return Acquired(
         activations=activations,
-        key=key,
         folder=folder,
         proof=capture.proof,
         loading=loaded - began,
@@ -125,7 +121,7 @@ def stored_recording(folder: Path) -> Activations:
     return recording.pooled("mean") if isinstance(recording, RaggedActivations) else recording
 
 
-Answer = tuple[Activations | StreamedRecording, str, Path | None]
+Answer = tuple[Activations | StreamedRecording, Path | None]
 
 
 def _stored(
@@ -147,7 +143,7 @@ def _stored(
         capture.said(
             f"{done.n_kept} of {done.n_shards} parts of this capture were finished before and kept"
         )
-    return stored_recording(done.folder), done.key, done.folder
+    return stored_recording(done.folder), done.folder
 
 
 def _streamed(
@@ -179,10 +175,10 @@ def _streamed(
         model=capture.source.name,
         n_layers=capture.n_layers,
         widths=stream.widths(request.sites),
-        details=capture.details(prepared),
+        details=capture.details(prepared) | {KEY: key},
         moments=stream,
     )
-    return recording, key, None
+    return recording, None
 
 
 def _add_own(

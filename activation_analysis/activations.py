@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 SITES = ("residual", "attention", "mlp", "neuron", "head")
+KEY = "key"  # the detail of a recording that names it in the store
 SITE_ALIASES = {"attn": "attention"}
 POSITIONS = ("last", "mean", "max", "first", "span", "word_final", "all")
 

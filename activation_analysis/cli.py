@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import NoReturn
 
-from activation_analysis.errors import InputError
+from activation_analysis.errors import InputError, PeerError
 
 OVERRIDES = {
     "model": "model.id",
@@ -27,6 +27,10 @@ OVERRIDES = {
     "position": "recording.position",
     "batch_tokens": "recording.batch_tokens",
     "skip_first": "recording.skip_first",
+    "layout": "recording.layout",
+    "upload_mb": "recording.upload_mb",
+    "max_memory": "model.max_memory",
+    "offload_folder": "model.offload_folder",
     "test": "univariate.test",
     "control": "univariate.control",
     "alpha": "univariate.alpha",
@@ -37,6 +41,7 @@ FLAGS = {
     "truncate": "recording.truncate",
     "chat": "recording.chat",
     "control_tokens": "recording.control_tokens",
+    "stream": "recording.stream",
 }
 
 QUIET = {
@@ -54,6 +59,8 @@ MODEL_OPTIONS = {
     "revision": "branch, tag or commit of a hub id",
     "device": "auto, cpu, cuda, cuda:N or mps",
     "dtype": "auto, float32, bfloat16 or float16",
+    "max-memory": "limits such as 0=20GiB,cpu=8GiB; what does not fit goes to CPU, then disk",
+    "offload-folder": "where weights go that fit into no memory",
 }
 POSITION_OPTIONS = {
     "position": "which tokens speak for a prompt: last, first, mean, max, word_final, span "
@@ -63,7 +70,9 @@ POSITION_OPTIONS = {
 RECORDING_OPTIONS = POSITION_OPTIONS | {
     "sites": "residual,attention,mlp,neuron,head or some of them",
     "layers": "block indices such as 0,5,11 (default: all)",
-    "batch-tokens": "tokens per forward pass, padding included",
+    "batch-tokens": "tokens per forward pass (default: what is fastest and fits into memory)",
+    "layout": "auto, packed (prompts share a row, kept apart) or padded",
+    "upload-mb": "a larger capture stays in mlruns/captures; its address and digest are logged",
 }
 TEXT_FLAGS = {
     "truncate": "cut prompts longer than the model's context",
@@ -89,11 +98,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _terminable():
             return _command(args.command)(args)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if _speaks(error):
+            print(f"error: {error}", file=sys.stderr)
         _leave_reason(error)
         return 2
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(_stopped(stop), file=sys.stderr)
         return 130
     except BrokenPipeError:
         sys.stderr.close()  # or the interpreter complains about the same pipe on its way out
@@ -110,6 +120,25 @@ def overrides(args: argparse.Namespace) -> list[str]:
 
 def _command(name: str) -> Callable[[argparse.Namespace], int]:
     return getattr(import_module("activation_analysis.commands"), f"{name}_command")
+
+
+def _speaks(error: InputError) -> bool:
+    """Whether this process tells of an error: of several the first does, or whoever is left."""
+    import os
+
+    return os.environ.get("RANK", "0") == "0" or isinstance(error, PeerError)
+
+
+def _stopped(stop: KeyboardInterrupt) -> str:
+    import os
+
+    if str(stop) == "SIGTERM" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return (
+            f"stopped (process {os.environ.get('RANK')} of {os.environ['WORLD_SIZE']}): another "
+            f"process of this run ended, or the launcher was told to stop; what is finished is "
+            f"kept, and the same command goes on from there"
+        )
+    return "stopped"
 
 
 def _leave_reason(error: InputError) -> None:
@@ -187,6 +216,11 @@ def _add_run(commands: argparse._SubParsersAction) -> None:
     _add_target(run)
     _add_options(run, MODEL_OPTIONS | RECORDING_OPTIONS | ANALYSIS_OPTIONS)
     _add_flags(run)
+    run.add_argument(
+        "--stream",
+        action="store_true",
+        help="keep no activations, only moments: one pass, memory independent of the prompts",
+    )
     run.add_argument("--run-name", default="", metavar="NAME", help="name of the tracked run")
 
 

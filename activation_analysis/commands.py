@@ -40,12 +40,18 @@ def run_command(args: argparse.Namespace) -> int:
     from activation_analysis import pipeline
 
     ready = pipeline.prepare(experiment)
+    from activation_analysis.models.distributed import join_processes
+
+    processes = join_processes()
+    if not processes.is_main:
+        pipeline.run(experiment, ready=ready, processes=processes)
+        return 0
     from activation_analysis import tracking
     from activation_analysis.provenance import provenance
 
     name = pipeline.run_name(experiment.model.id, experiment.name)
     with tracking.tracked_run(experiment, run_name=name, named=args.run_name) as run:
-        outcome = pipeline.run(experiment, ready=ready)
+        outcome = pipeline.run(experiment, ready=ready, processes=processes)
         with stage("Drawing and tracking"):
             run_ids = tracking.log_outcome(run, outcome, provenance())
     _show(args, outcome, run_ids)
@@ -57,21 +63,21 @@ def analyze_command(args: argparse.Namespace) -> int:
     changes = overrides(args)
     _refuse_recorded(changes)
     from activation_analysis import pipeline, tracking
+    from activation_analysis.acquisition import stored_recording
     from activation_analysis.provenance import provenance
-    from activation_analysis.store import read_activations
 
     source = tracking.find_run(args.run)
     with tracking.stored(source) as (capture, folder):
         experiment = _with_contrasts(read_experiment(folder), args.contrast)
         experiment = apply_overrides(experiment, changes)
-        activations = read_activations(capture)
-    terminal.show_source(source, experiment, activations)
-    name = pipeline.run_name(activations.model, experiment.name)
-    with tracking.tracked_run(experiment, run_name=name, named=args.run_name) as run:
-        outcome = pipeline.rerun_analysis(experiment, activations)
-        holder = source.tags.get("aa.capture_run", source.run_id)
-        with stage("Drawing and tracking"):
-            run_ids = tracking.log_outcome(run, outcome, provenance(), capture_run=holder)
+        activations = stored_recording(capture)
+        terminal.show_source(source, experiment, activations)
+        name = pipeline.run_name(activations.model, experiment.name)
+        with tracking.tracked_run(experiment, run_name=name, named=args.run_name) as run:
+            outcome = pipeline.rerun_analysis(experiment, activations)
+            holder = source.tags.get("aa.capture_run", source.run_id)
+            with stage("Drawing and tracking"):
+                run_ids = tracking.log_outcome(run, outcome, provenance(), capture_run=holder)
     _show(args, outcome, run_ids)
     return 0
 

@@ -25,6 +25,7 @@ from activation_analysis.pipeline import Outcome
 from activation_analysis.provenance import Provenance
 from activation_analysis.report.summary import findings_markdown, summary_markdown
 from activation_analysis.results import ContrastResult
+from activation_analysis.store import digest
 
 SCHEMA = "1"
 LONGEST_KEY = 250
@@ -99,12 +100,16 @@ def tags(
         "aa.prompts": outcome.experiment.name,
         "aa.capture": outcome.capture_key,
         "aa.capture_run": capture_run,
+        "aa.proof": outcome.activations.details.get("proof", ""),
         "git.dirty": str(made_by.dirty).lower(),
         "mlflow.runColor": _colour(run_id),
         "mlflow.note.content": note,
     }
     if result is not None:
         named["aa.contrast"] = result.contrast
+    if outcome.capture_folder is not None:
+        named["aa.capture_uri"] = outcome.capture_folder.resolve().as_uri()
+        named["aa.capture_digest"] = digest(outcome.capture_folder)
     return {name: _cut(text, LONGEST_TAG) for name, text in named.items()}
 
 

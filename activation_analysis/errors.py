@@ -7,6 +7,7 @@ InputError
   ModelError         a model that is not there, or cannot be recorded as asked
   StoreError         a stored capture that is missing, incomplete or damaged
   TrackingError      a tracked run that is missing or incomplete
+  PeerError          another process of a distributed run that is gone
 """
 
 
@@ -36,3 +37,7 @@ class StoreError(InputError):
 
 class TrackingError(InputError):
     """A tracked run is missing, incomplete, or of another kind."""
+
+
+class PeerError(InputError):
+    """Another process of a distributed run is gone."""

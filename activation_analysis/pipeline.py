@@ -20,7 +20,7 @@ import numpy as np
 
 from activation_analysis import cautions
 from activation_analysis.acquisition import acquire
-from activation_analysis.activations import Activations
+from activation_analysis.activations import KEY, Activations
 from activation_analysis.analyses import univariate
 from activation_analysis.analyses.split_half import Halves
 from activation_analysis.analyses.streamed import (
@@ -72,7 +72,6 @@ class Outcome:
     activations: Activations | StreamedRecording
     results: tuple[ContrastResult, ...]  # one per contrast
     seconds: Seconds = Seconds()
-    key: str = ""  # of the capture, where it is known
     capture_folder: Path | None = None  # of the capture in the store
     proof: Proof | None = None  # of the model, where it was read
     notes: tuple[str, ...] = ()  # what the user was told during the capture
@@ -84,7 +83,17 @@ class Outcome:
 
     @property
     def capture_key(self) -> str:
-        return self.key or recording_key(self.activations)
+        return recording_key(self.activations)
+
+    @property
+    def uploads_capture(self) -> bool:
+        """Whether the activations go into the tracked run; larger ones stay in the store."""
+        if isinstance(self.activations, StreamedRecording):
+            return False
+        n_bytes = 4 * len(self.activations) * self.activations.n_units
+        if self.capture_folder is not None:
+            n_bytes = sum(file.stat().st_size for file in self.capture_folder.iterdir())
+        return n_bytes <= 1e6 * self.experiment.recording.upload_mb
 
     def time_metrics(self) -> dict[str, float]:
         s = self.seconds
@@ -129,7 +138,6 @@ def run(
         acquired.activations,
         results,
         seconds,
-        key=acquired.key,
         capture_folder=acquired.folder,
         proof=acquired.proof,
         notes=acquired.notes,
@@ -137,13 +145,13 @@ def run(
 
 
 def rerun_analysis(
-    experiment: Experiment, activations: Activations, *, key: str = "", progress: bool = True
+    experiment: Experiment, activations: Activations, *, progress: bool = True
 ) -> Outcome:
-    """Analyse a capture that exists; no model is loaded. ``key`` is the capture's."""
+    """Analyse a capture that exists; no model is loaded."""
     began = time.perf_counter()
     results = analyze(experiment, activations, progress=progress)
     seconds = Seconds(analysis=time.perf_counter() - began)
-    return Outcome(experiment, activations, results, seconds, key=key)
+    return Outcome(experiment, activations, results, seconds)
 
 
 def analyze(
@@ -327,7 +335,12 @@ def check_answerable(experiment: Experiment) -> None:
 
 
 def recording_key(activations: Activations | StreamedRecording) -> str:
-    """SHA-256 of all that a recording in memory knows of what defines it."""
+    """SHA-256 of all that defines a capture: weights, prompts, sites, position, precision, code.
+
+    The key in the store, where the recording has one; else of what it knows itself.
+    """
+    if KEY in activations.details:
+        return activations.details[KEY]
     defining = {
         "model": activations.model,
         "details": dict(activations.details),

@@ -82,7 +82,7 @@ def test_a_short_file_gets_every_default(root):
     experiment = load_experiment("math_vs_nonmath", [root])
     assert (experiment.name, experiment.question, experiment.seed) == ("math_vs_nonmath", "", 0)
     assert experiment.model == ModelOptions("smollm2-135m", "", "auto", "auto")
-    assert experiment.recording == RecordingOptions(SITES, "last", (), False, 1024)
+    assert experiment.recording == RecordingOptions(SITES, "last", (), False, 0)
     assert experiment.univariate == UnivariateOptions("welch", "fdr_bh", 0.05, 20)
     assert experiment.prompts.counts == {"math": 2, "nonmath": 2}
     assert experiment.prompts.name == "math_vs_nonmath"
@@ -102,6 +102,8 @@ def test_a_full_file_says_everything(root):
         "model.revision": "main",
         "model.device": "cuda:1",
         "model.dtype": "bfloat16",
+        "model.max_memory": "",
+        "model.offload_folder": "",
         "recording.sites": "attention,mlp",
         "recording.position": "mean",
         "recording.layers": "0,5",
@@ -110,6 +112,9 @@ def test_a_full_file_says_everything(root):
         "recording.skip_first": 0,
         "recording.chat": "false",
         "recording.control_tokens": "false",
+        "recording.layout": "auto",
+        "recording.stream": "false",
+        "recording.upload_mb": 1000,
         "univariate.test": "student",
         "univariate.control": "holm",
         "univariate.alpha": 0.01,

@@ -236,9 +236,9 @@ def test_the_capture_key_changes_with_what_defines_a_capture(experiment):
         replace(recording, prompts=(*recording.prompts[:-1], "another")),
         recording.at("mlp"),
     ]
-    keys = [pipeline.capture_key(r) for r in (recording, *others)]
+    keys = [pipeline.recording_key(r) for r in (recording, *others)]
     assert len(set(keys)) == len(keys)
-    assert pipeline.capture_key(synthetic_recording(experiment)) == keys[0]
+    assert pipeline.recording_key(synthetic_recording(experiment)) == keys[0]
 
 
 @pytest.mark.parametrize(

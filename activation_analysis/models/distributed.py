@@ -7,21 +7,22 @@ and when the last shard is. Which process reads a shard changes no bit of it.
 from __future__ import annotations
 
 import os
+import sys
 import time
 from dataclasses import dataclass
 from datetime import timedelta
 
-from activation_analysis.errors import InputError
+from activation_analysis.errors import PeerError
 
 PATIENCE = timedelta(days=14)  # that one process may take longer than another
+STARTED_ALONE = (
+    "accelerate started one process: on a machine without GPUs it needs "
+    "`accelerate launch --multi_gpu --num_processes N ...` for more; going on with one"
+)
 MISSING_PEER = (
     "another process of this run ended: {}\nwhat is finished is kept; start the same command "
     "again, with any number of processes, to go on from there"
 )
-
-
-class PeerError(InputError):
-    """Another process of a distributed run is gone."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,15 @@ class Processes:
                 time.sleep(0.02)  # in Python, so that a signal is heard
             arrival.wait()
         except RuntimeError as error:
-            raise PeerError(MISSING_PEER.format(str(error).splitlines()[0])) from error
+            raise PeerError(MISSING_PEER.format(_last_words(error))) from error
 
 
 ALONE = Processes()
+
+
+def _last_words(error: BaseException) -> str:
+    """What a communication library says, without the place in its own source."""
+    return str(error).splitlines()[0].rsplit("] ", 1)[-1]
 
 
 def launched_rank() -> int:
@@ -83,7 +89,9 @@ def join_processes() -> Processes:
         If the others cannot be reached.
     """
     if n_launched() < 2:
-        return Processes()
+        if started_alone():
+            print(STARTED_ALONE, file=sys.stderr)
+        return ALONE
     import torch
     from accelerate import PartialState
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import transformers
 
+from activation_analysis.activations import KEY
 from activation_analysis.errors import StoreError
 from activation_analysis.models.batching import Plan, with_shards
 from activation_analysis.models.capture import ActivationCapture
@@ -101,7 +102,7 @@ def store_capture(
             writer.write_shard(shard, tensors)
         processes.meet()
         if processes.is_main:
-            writer.seal(_described(capture, now))
+            writer.seal(_described(capture, now, key))
         processes.meet()
     return StoredCapture(folder, key, len(planned.shards), len(finished))
 
@@ -174,7 +175,7 @@ def _row_bytes(capture: ActivationCapture, prepared: Prepared) -> np.ndarray:
     return 4 * width * kept
 
 
-def _described(capture: ActivationCapture, prepared: Prepared) -> CaptureContent:
+def _described(capture: ActivationCapture, prepared: Prepared, key: str) -> CaptureContent:
     """What a reader needs beside the shards."""
     tokens, rows, request = prepared.tokens, prepared.rows, prepared.request
     content = CaptureContent(
@@ -185,7 +186,7 @@ def _described(capture: ActivationCapture, prepared: Prepared) -> CaptureContent
         sites=request.sites,
         model=capture.source.name,
         n_layers=capture.n_layers,
-        details=capture.details(prepared),
+        details=capture.details(prepared) | {KEY: key},
     )
     if "all" not in request.positions:
         return content

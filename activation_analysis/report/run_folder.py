@@ -18,7 +18,7 @@ from activation_analysis.experiment import Experiment
 from activation_analysis.provenance import Provenance
 from activation_analysis.report.summary import summary_markdown
 from activation_analysis.results import ContrastResult
-from activation_analysis.store import write_activations, write_manifest
+from activation_analysis.store import copy_capture, write_activations, write_manifest
 
 
 def write_result(folder: Path, result: ContrastResult) -> list[str]:
@@ -80,11 +80,20 @@ def write_inputs(
         (env / "git.diff").write_text(made_by.diff, encoding="utf-8")
 
 
-def write_capture(folder: Path, activations: Activations) -> None:
-    """The activations themselves, with their own manifest."""
-    write_activations(folder / "activations", activations)
+def write_capture(folder: Path, activations: Activations, stored: Path | None = None) -> None:
+    """The activations themselves, with their own manifest; a copy of the stored capture, if any."""
+    if stored is None:
+        write_activations(folder / "activations", activations)
+    else:
+        copy_capture(stored, folder / "activations")
 
 
-def seal(folder: Path, *, run_id: str, schema: str) -> Path:
+def write_proof(folder: Path, proof: str) -> None:
+    """What was proved of the model before it was recorded, as JSON."""
+    (folder / "env").mkdir(exist_ok=True)
+    (folder / "env" / "proof.json").write_text(proof, encoding="utf-8")
+
+
+def seal(folder: Path, *, run_id: str, schema: str, proof: str = "") -> Path:
     """Write the manifest of the whole folder, after which nothing is added; returns it."""
-    return write_manifest(folder, {"run_id": run_id, "schema": schema})
+    return write_manifest(folder, {"run_id": run_id, "schema": schema, "proof": proof})

@@ -101,9 +101,16 @@ def _log_folder(
 ) -> None:
     """Inputs and capture beside what is in ``folder``, all of it logged, the manifest last."""
     run_folder.write_inputs(folder, outcome.experiment, outcome.activations, made_by)
-    if with_capture:
-        run_folder.write_capture(folder, outcome.activations)
-    manifest = run_folder.seal(folder, run_id=run_id, schema=contract.SCHEMA)
+    if with_capture and outcome.uploads_capture:
+        run_folder.write_capture(folder, outcome.activations, outcome.capture_folder)
+    if outcome.proof is not None:
+        run_folder.write_proof(folder, outcome.proof.to_json())
+    manifest = run_folder.seal(
+        folder,
+        run_id=run_id,
+        schema=contract.SCHEMA,
+        proof=outcome.activations.details.get("proof", ""),
+    )
     # It says that all the rest has arrived, so it travels by itself.
     apart = folder.parent / manifest.name
     os.replace(manifest, apart)

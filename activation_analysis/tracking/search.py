@@ -14,6 +14,7 @@ from mlflow.exceptions import MlflowException
 
 from activation_analysis import contract
 from activation_analysis.errors import TrackingError
+from activation_analysis.store import digest
 from activation_analysis.tracking.connection import connect, spool, without_secrets
 from activation_analysis.tracking.runs import TrackedRun
 
@@ -96,11 +97,34 @@ def stored(run: TrackedRun) -> Iterator[tuple[Path, Path]]:
     holder_id = run.tags.get("aa.capture_run", run.run_id)
     holder = run if holder_id == run.run_id else find_run(holder_id)
     with spool() as folder:
-        capture = _fetched(holder, "activations", folder)
+        capture = _capture(holder, folder)
         experiments = list(_fetched(run, "prompts", folder).glob("*/experiment.toml"))
         if len(experiments) != 1:
             raise TrackingError(f"{_placed(run)} holds {len(experiments)} experiments, not one")
         yield capture, experiments[0].parent
+
+
+def _capture(run: TrackedRun, folder: Path) -> Path:
+    """The capture among a run's artifacts; in the store, where it was too large for them."""
+    uri, stated = run.tags.get("aa.capture_uri", ""), run.tags.get("aa.capture_digest", "")
+    place = local_artifacts(run)
+    if not uri or (place is not None and (place / "activations").is_dir()):
+        return _fetched(run, "activations", folder)
+    try:
+        return _fetched(run, "activations", folder)
+    except TrackingError:
+        kept = Path(url2pathname(urlsplit(uri).path))
+    if not kept.is_dir():
+        raise TrackingError(
+            f"{_placed(run)}: its capture was too large to be uploaded and is no more at {kept}; "
+            f"record it again"
+        )
+    if digest(kept) != stated:
+        raise TrackingError(
+            f"{_placed(run)}: the capture at {kept} is not the one that was recorded (SHA-256 of "
+            f"its manifest differs); record it again"
+        )
+    return kept
 
 
 def _fetched(run: TrackedRun, part: str, folder: Path) -> Path:

@@ -182,7 +182,7 @@ def test_a_planted_effect_is_found_and_null_units_are_uniform(test):
 @pytest.mark.parametrize("test", sorted(set(TESTS) - set(MOMENT_TESTS)))
 def test_a_test_of_all_values_refuses_moments(test):
     a, b = map(moments, groups())
-    with pytest.raises(ValueError, match="by its moments only.*or use a test .* student or welch"):
+    with pytest.raises(ValueError, match=r"by its moments only.*or use a test .* student or welch"):
         TESTS[test](a, b)
 
 
