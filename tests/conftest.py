@@ -25,6 +25,12 @@ def one_thread_for_tiny_models(request):
     torch.set_num_threads(n_threads)
 
 
+@pytest.fixture(autouse=True)
+def captures_of_its_own(tmp_path, monkeypatch):
+    """No test finds another's captures, and none writes into the checkout."""
+    monkeypatch.setenv("ACTIVATION_ANALYSIS_CAPTURES", str(tmp_path / "captures"))
+
+
 @pytest.fixture(scope="session")
 def tiny_gpt2():
     """A randomly initialised GPT-2 of three blocks, and its tokenizer."""

@@ -6,8 +6,10 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import mlflow
+import pandas as pd
 import pytest
 from workbench import (
     ROOT,
@@ -23,6 +25,7 @@ from workbench import (
 
 from activation_analysis import cli, tracking
 from activation_analysis.figures import gallery
+from activation_analysis.store import captures_folder, digest
 
 HEAVY = ("torch", "transformers", "mlflow", "matplotlib", "pandas", "numpy", "scipy", "rich")
 
@@ -505,8 +508,64 @@ def test_run_list_and_analyze_end_to_end(workspace, saved_gpt2, capsys, blank_fi
     assert third.tags["aa.contrast"] == "c - a"
     assert capsys.readouterr().err == ""
 
+    # Gone from the run, the capture is found in the store; gone from there too, it is missed.
     shutil.rmtree(tracking.local_artifacts(parent) / "activations")
-    assert "has no activations" in refused(capsys, "analyze", "latest")
+    assert cli.main(["analyze", "latest"]) == 0
+    shutil.rmtree(captures_folder())
+    assert "was too large to be uploaded and is no more at" in refused(capsys, "analyze", "latest")
+
+
+def test_a_capture_above_the_limit_stays_in_the_store(workspace, saved_gpt2, capsys, blank_figures):
+    write_prompts(workspace / "p.csv", ["a", "b"])
+    run = ["run", "p.csv", "--model", str(saved_gpt2), "--sites", "mlp", "--upload-mb", "0"]
+    assert cli.main(run) == 0
+    first = tracking.find_run("latest")
+    assert not (tracking.local_artifacts(first) / "activations").exists()
+    kept = Path(first.tags["aa.capture_uri"].removeprefix("file://"))
+    assert kept.parent == captures_folder()
+    assert first.tags["aa.capture_digest"] == digest(kept)
+    assert cli.main(["analyze", "latest", "--test", "student"]) == 0
+    assert tracking.find_run("latest").tags["aa.capture"] == first.tags["aa.capture"]
+
+
+def test_a_second_run_uses_the_capture_again(workspace, saved_gpt2, capsys, blank_figures):
+    write_prompts(workspace / "p.csv", ["a", "b"])
+    run = ["run", "p.csv", "--model", str(saved_gpt2), "--sites", "mlp"]
+    assert cli.main(run) == 0
+    assert "was made before" not in capsys.readouterr().err
+    assert cli.main([*run, "--test", "student"]) == 0
+    assert "this capture was made before, and is used again" in capsys.readouterr().err
+    assert cli.main([*run, "--position", "mean"]) == 0
+    assert "was made before" not in capsys.readouterr().err
+    first, second, third = [r for r in tracking.list_runs()][::-1]
+    assert first.tags["aa.capture"] == second.tags["aa.capture"] != third.tags["aa.capture"]
+    assert first.tags["aa.proof"] == second.tags["aa.proof"] != ""
+
+
+@pytest.mark.parametrize("test", ["welch", "student"])
+def test_a_streamed_run_equals_a_stored_one(workspace, saved_gpt2, capsys, blank_figures, test):
+    write_prompts(workspace / "p.csv", ["a", "b"])
+    run = ["run", "p.csv", "--model", str(saved_gpt2), "--position", "mean", "--test", test]
+    assert cli.main(run) == 0
+    stored = tracking.find_run("latest")
+    assert cli.main([*run, "--stream"]) == 0
+    streamed = tracking.find_run("latest")
+    assert not (tracking.local_artifacts(streamed) / "activations").exists()
+    assert list(captures_folder().iterdir()) == [captures_folder() / kept_name(stored)]
+    for name in ("layer_profile", "top_units", "units_mlp", "units_neuron"):
+        one, other = (
+            pd.read_parquet(tracking.local_artifacts(r) / "tables" / f"{name}.parquet")
+            for r in (stored, streamed)
+        )
+        pd.testing.assert_frame_equal(one, other, rtol=1e-6, atol=1e-9)
+    assert "needs every activation at once" in refused(
+        capsys, *run[:-2], "--test", "mannwhitney", "--stream"
+    )
+    assert "has no activations" in refused(capsys, "analyze", streamed.run_id)
+
+
+def kept_name(run) -> str:
+    return Path(run.tags["aa.capture_uri"]).name
 
 
 def test_truncated_prompts_are_counted_in_the_summary(workspace, saved_gpt2, capsys, blank_figures):

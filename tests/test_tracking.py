@@ -186,7 +186,7 @@ def test_every_name_of_the_contract_is_there(store, tmp_path):
     assert {f.split("/")[0] for f in files_of(run) if "/" in f} == {
         *("tables", "figures", "activations", "prompts", "env")
     }
-    assert "activations/mlp.safetensors" in files_of(run)
+    assert "activations/shard-00000.safetensors" in files_of(run)
     assert "tables/units_mlp.parquet" in files_of(run)
 
 
@@ -286,7 +286,7 @@ def test_several_contrasts_are_a_parent_with_a_complete_child_each(store, tmp_pa
         assert run.tags["aa.capture_run"] == parent.run_id
     assert {c.parent_id for c in children} == {parent.run_id}
     assert {c.experiment_id for c in children} == {parent.experiment_id}
-    assert "activations/mlp.safetensors" in files_of(parent)
+    assert "activations/shard-00000.safetensors" in files_of(parent)
     for child in children:
         assert not any(f.startswith("activations/") for f in files_of(child))
         assert "layer_profile.png" in files_of(child)
@@ -463,13 +463,13 @@ def test_artifacts_that_are_gone_are_explained(store, tmp_path):
 
 def test_a_damaged_capture_is_named(store, tmp_path):
     run, _ = track(two_conditions(tmp_path))
-    file = tracking.local_artifacts(run) / "activations" / "mlp.safetensors"
+    file = tracking.local_artifacts(run) / "activations" / "shard-00000.safetensors"
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
     with (
         tracking.stored(run) as (capture, _),
-        pytest.raises(StoreError, match=r"mlp\.safetensors: its bytes changed"),
+        pytest.raises(StoreError, match=r"shard-00000\.safetensors: its bytes changed"),
     ):
         read_activations(capture)
 

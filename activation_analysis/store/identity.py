@@ -15,6 +15,8 @@ from activation_analysis.workspace import runs_folder
 KEY = re.compile(r"[0-9a-f]{64}")
 N_DIGITS = 32  # of the key in a folder's name; the whole key is compared when it is opened
 
+CAPTURES = "ACTIVATION_ANALYSIS_CAPTURES"  # names a folder on a larger disk, say
+
 
 def capture_key(defining: Mapping[str, object]) -> str:
     """SHA-256 of everything that defines a capture's values, in whatever order it is given.
@@ -57,8 +59,9 @@ def _is_finite(value: object) -> bool:
 
 
 def captures_folder() -> Path:
-    """Where captures are kept unless told otherwise: ``mlruns/captures``."""
-    return runs_folder() / "captures"
+    """Where captures are kept: in ``mlruns/captures``, or as the environment's `CAPTURES` says."""
+    named = os.environ.get(CAPTURES)
+    return Path(named).expanduser() if named else runs_folder() / "captures"
 
 
 def capture_folder(key: str, root: str | os.PathLike[str] | None = None) -> Path:
