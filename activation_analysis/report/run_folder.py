@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 from activation_analysis.activations import Activations
 from activation_analysis.experiment import Experiment
@@ -19,6 +21,13 @@ from activation_analysis.provenance import Provenance
 from activation_analysis.report.summary import summary_markdown
 from activation_analysis.results import ContrastResult
 from activation_analysis.store import copy_capture, write_activations, write_manifest
+
+
+class Proof(Protocol):
+    """What was checked of a model before it was recorded."""
+
+    def summary(self) -> str: ...
+    def to_json(self) -> str: ...
 
 
 def write_result(folder: Path, result: ContrastResult) -> list[str]:
@@ -88,10 +97,14 @@ def write_capture(folder: Path, activations: Activations, stored: Path | None = 
         copy_capture(stored, folder / "activations")
 
 
-def write_proof(folder: Path, proof: str) -> None:
-    """What was proved of the model before it was recorded, as JSON."""
-    (folder / "env").mkdir(exist_ok=True)
-    (folder / "env" / "proof.json").write_text(proof, encoding="utf-8")
+def write_capture_log(folder: Path, proof: Proof | None, notes: Sequence[str]) -> None:
+    """What was proved of the model before it was recorded, and what was said meanwhile."""
+    env = folder / "env"
+    env.mkdir(exist_ok=True)
+    lines = [*([] if proof is None else [proof.summary()]), *notes]
+    (env / "capture.log").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    if proof is not None:
+        (env / "proof.json").write_text(proof.to_json(), encoding="utf-8")
 
 
 def seal(folder: Path, *, run_id: str, schema: str, proof: str = "") -> Path:

@@ -103,8 +103,7 @@ def _log_folder(
     run_folder.write_inputs(folder, outcome.experiment, outcome.activations, made_by)
     if with_capture and outcome.uploads_capture:
         run_folder.write_capture(folder, outcome.activations, outcome.capture_folder)
-    if outcome.proof is not None:
-        run_folder.write_proof(folder, outcome.proof.to_json())
+    run_folder.write_capture_log(folder, outcome.proof, outcome.notes)
     manifest = run_folder.seal(
         folder,
         run_id=run_id,
