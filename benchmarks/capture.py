@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     print(f"{machine()}\n")
     for threads in args.threads:
-        for line in _speed(threads, args.prompts, args.rounds, peers=args.peers):
+        for line in _speed(threads, args.prompts, args.rounds, peers=args.peers, only=args.only):
             print(line, flush=True)
     if not args.no_memory:
         for line in _memory(args.prompts, peers=args.peers):
@@ -100,7 +101,9 @@ def bare_forward(model, ids: list[list[int]], budget: int) -> None:
             model.base_model(input_ids=torch.from_numpy(padded), use_cache=False)
 
 
-def _speed(threads: int, n_prompts: int, rounds: int, *, peers: bool) -> list[str]:
+def _speed(
+    threads: int, n_prompts: int, rounds: int, *, peers: bool, only: Sequence[str] = ()
+) -> list[str]:
     import torch
 
     torch.set_num_threads(threads)
@@ -121,6 +124,8 @@ def _speed(threads: int, n_prompts: int, rounds: int, *, peers: bool) -> list[st
         "ours, padded (no packing)": ours(layout="padded"),
         "ours, one middle layer": ours(layers=[middle]),
     }
+    if only:
+        arms = {name: arm for name, arm in arms.items() if name == BARE or name in only}
     if peers:
         from benchmarks.peers import peer_arms
 
@@ -166,19 +171,21 @@ def _capture_and_texts(n_prompts: int):
 
 def _without_sharing(capture, texts: list[str]) -> None:
     """The same capture, each prompt read from its first token."""
-    holds = capture._holds
-    capture._holds = holds - {"prefix"}
+    proven = capture._proven
+    capture._proven = replace(proven, holds=proven.holds - {"prefix"})
     try:
         capture.capture_positions(texts, positions=POSITIONS)
     finally:
-        capture._holds = holds
+        capture._proven = proven
 
 
 def _stored(capture, texts: list[str]) -> None:
-    from activation_analysis.models.stored_capture import capture_into_store
+    from activation_analysis.models.request import Request
+    from activation_analysis.models.stored_capture import store_capture
 
     with tempfile.TemporaryDirectory() as folder:
-        capture_into_store(capture, texts, positions=POSITIONS, root=folder)
+        request = Request(positions=POSITIONS)
+        store_capture(capture, capture.tokens(texts), request, root=Path(folder))
 
 
 def _memory(n_prompts: int, *, peers: bool) -> list[str]:
@@ -201,8 +208,6 @@ def _memory(n_prompts: int, *, peers: bool) -> list[str]:
 
 def _peak_of(name: str, n_prompts: int) -> str:
     """Megabytes that an arm adds to the loaded model at its peak, and those of its result."""
-    from benchmarks.peers import peer_arms
-
     capture, texts = _capture_and_texts(n_prompts)
     tokens = capture.tokens(texts)
     capture.capture_batch(texts[:2], ["mlp"], layers=[0])
@@ -216,6 +221,8 @@ def _peak_of(name: str, n_prompts: int) -> str:
     elif name == BARE:
         bare_forward(capture.model, tokens.ids, 1024)
     elif name != "nothing":
+        from benchmarks.peers import peer_arms
+
         result = peer_arms(capture, texts)[name]()
     over = _resident("VmHWM") - before
     return f"{over:.0f} {_megabytes(result):.0f}"
@@ -246,6 +253,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peers", action="store_true", help="other tools too")
+    parser.add_argument("--only", nargs="+", default=(), help="these arms beside the bare forward")
     parser.add_argument("--no-memory", action="store_true")
     parser.add_argument("--memory", default="", help=argparse.SUPPRESS)
     return parser

@@ -86,7 +86,6 @@ class Reader:
         self.n_products = 0  # attention products done prompt by prompt in the last pass
         self._limit: int | None = None  # tokens, once a pass did not fit
         self._kernels = dict(faster_kernels(self.device.type)) if faster else {}
-        self._packs_behind_prefix = True
         self._first_position = first_position(model.config)
         self._lock = threading.Lock()
         self._prefixes: dict[int, _ReadPrefix] = {}
@@ -175,15 +174,15 @@ class Reader:
         prefix = self._prefix(rows, plan, one.prefix) if one.prefix >= 0 else None
         before = prefix.length if prefix else 0
         own = [rows.ids[i][before:] for i in one.rows]
-        if plan.layout == "packed" and (not prefix or self._packs_behind_prefix):
+        if plan.layout == "packed":
             try:
                 heard = self._heard_on(self._packed_sheet(own, before), rows, one, prefix)
                 return self._finished(rows, one, heard, prefix)
             except PackingError:
                 if not prefix:
                     raise
-                # A window shorter than prefix and prompt: the plan's first pass shows it.
-                self._packs_behind_prefix = False
+                # A window shorter than prefix and prompt. Every pass finds out by itself, so that
+                # its numbers do not depend on which other passes this process reads.
                 self.recorder.forget()
         heard = self._heard_on(self._padded_sheet(own, before), rows, one, prefix)
         return self._finished(rows, one, heard, prefix)

@@ -47,9 +47,9 @@ class _Placed:
         self.lengths = torch.tensor([len(p) for p in picks.places], device=device)
         self.flat = torch.cat(list(picks.places)).to(device)
         self.single = bool((self.lengths == 1).all())
-        # On a GPU one kernel for all prompts; on a CPU one pass over each prompt's own stretch,
+        # On a GPU one kernel for all prompts; elsewhere one pass over each prompt's own stretch,
         # whose result does not depend on what else is in the batch.
-        self.spans = picks.spans() if device.type == "cpu" else None
+        self.spans = None if device.type == "cuda" else picks.spans()
 
     def __call__(self, states: torch.Tensor) -> torch.Tensor:
         return self.reduce(states, self)
@@ -62,7 +62,7 @@ def _sums(states: torch.Tensor, at: _Placed) -> torch.Tensor:
     if at.spans is None:
         chosen = states.index_select(0, at.flat).float()
         return torch.segment_reduce(chosen, "sum", lengths=at.lengths, axis=0)
-    rows = states.float().numpy()  # numpy's sums over a few rows are the faster ones
+    rows = states.float().cpu().numpy()  # numpy's sums over a few rows are the faster ones
     return torch.from_numpy(np.stack([rows[span].sum(0) for span in at.spans]))
 
 
@@ -71,7 +71,7 @@ def _largest(states: torch.Tensor, at: _Placed) -> torch.Tensor:
     if at.spans is None:
         chosen = states.index_select(0, at.flat).float()
         return torch.segment_reduce(chosen, "max", lengths=at.lengths, axis=0)
-    rows = states.float().numpy()
+    rows = states.float().cpu().numpy()
     return torch.from_numpy(np.stack([rows[span].max(0, initial=-np.inf) for span in at.spans]))
 
 
