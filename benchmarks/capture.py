@@ -150,6 +150,7 @@ def _speed(
         "shared": ours(shared),
         "recomputed": lambda: _without_sharing(capture, shared),
     }
+    capture.capture_positions(shared, layers=[0])  # proves that prefixes may be shared
     prefix = interleaved(alone, rounds)
     median, low, high = ratios(prefix, "shared", "recomputed")
     told.append(

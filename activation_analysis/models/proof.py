@@ -33,7 +33,7 @@ REMEDIES = {
     "packed": "prompts in one row read each other, or their positions do not restart: pad them",
     "prefix": "keys and values of a shared beginning do not stand for it: read it with each prompt",
 }
-PROBED = 48  # tokens of a probe: the whole proof is to stay below 5 % of a capture of 400 prompts
+PROBED = 32  # tokens of a probe: the whole proof is to stay below 5 % of a capture of 400 prompts
 OPTIONAL = ("packed", "prefix")  # where they do not hold, a capture does without
 MISPLACED = "the site is not what its name says in this model: record other sites"
 

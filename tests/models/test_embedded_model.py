@@ -116,3 +116,68 @@ def assert_near(found: np.ndarray, expected: np.ndarray) -> None:
     """Within 2e-4 of the typical size: a few coordinates are a thousand times larger."""
     allowed = 2e-4 * expected.std() + 1e-5 * np.abs(expected)
     assert (np.abs(found - expected) <= allowed).all()
+
+
+def test_the_proof_holds_in_every_layout(embedded_capture, math_prompts):
+    embedded_capture.capture_batch(math_prompts[:4], ["mlp"], layers=[0])
+    proof = embedded_capture.proof
+    assert proof.passed
+    assert proof.holds("padded")
+    assert proof.holds("packed")
+    assert max(check.difference for check in proof.checks) < 2e-5  # measured: 7e-6
+
+
+def test_half_of_the_model_on_disk_gives_the_same_values(embedded_capture, math_prompts, tmp_path):
+    from activation_analysis.models.capture import ActivationCapture
+
+    offloaded = ActivationCapture(
+        "smollm2-135m",
+        device="auto",
+        max_memory={"cpu": "280MB"},
+        offload_folder=tmp_path,
+        progress=False,
+    )
+    placed = [str(place) for place in offloaded.model.hf_device_map.values()]
+    assert placed.count("disk") > len(placed) / 2
+    some = math_prompts[::10]
+    for layers in (None, [11]):  # the second stops in the middle of the model
+        together = offloaded.capture_positions(some, layers=layers)
+        expected = embedded_capture.capture_positions(some, layers=layers)
+        for position, recorded in together.items():
+            for site in SITES:
+                found, right = recorded.matrix(site), expected[position].matrix(site)
+                assert np.abs(found - right).max() < 1e-5 * np.abs(right).max()
+
+
+def test_a_shared_beginning_is_read_once_and_changes_nothing(embedded_capture, math_prompts):
+    beginning = " ".join(math_prompts[:3])
+    texts = [f"{beginning} {text}" for text in math_prompts[3:43]]
+    n_read = []
+    handle = embedded_capture.model.get_input_embeddings().register_forward_pre_hook(
+        lambda module, args: n_read.append(args[0].numel())
+    )
+    try:
+        embedded_capture.capture_batch(texts[:2], ["mlp"], layers=[0])  # the proof is read too
+        n_read.clear()
+        together = embedded_capture.capture_positions(texts)
+    finally:
+        handle.remove()
+    n_tokens = int(together["last"].n_tokens.sum())
+    assert sum(n_read) < 0.75 * n_tokens
+    alone = embedded_capture.capture_positions(texts, batch_tokens=1, layout="padded")
+    for position, recorded in together.items():
+        for site in SITES:
+            found, right = recorded.matrix(site), alone[position].matrix(site)
+            assert np.linalg.norm(found - right) < 1e-5 * np.linalg.norm(right)
+
+
+def test_threads_change_no_bit(embedded_capture, math_prompts):
+    n_threads = torch.get_num_threads()
+    recorded = []
+    try:
+        for n in (1, 2):
+            torch.set_num_threads(n)
+            recorded.append(embedded_capture.capture_positions(math_prompts[::4]))
+    finally:
+        torch.set_num_threads(n_threads)
+    assert recorded[0] == recorded[1]
