@@ -511,6 +511,7 @@ def test_run_list_and_analyze_end_to_end(workspace, saved_gpt2, capsys, blank_fi
     # Gone from the run, the capture is found in the store; gone from there too, it is missed.
     shutil.rmtree(tracking.local_artifacts(parent) / "activations")
     assert cli.main(["analyze", "latest"]) == 0
+    capsys.readouterr()
     shutil.rmtree(captures_folder())
     assert "was too large to be uploaded and is no more at" in refused(capsys, "analyze", "latest")
 
@@ -558,6 +559,7 @@ def test_a_streamed_run_equals_a_stored_one(workspace, saved_gpt2, capsys, blank
             for r in (stored, streamed)
         )
         pd.testing.assert_frame_equal(one, other, rtol=1e-6, atol=1e-9)
+    capsys.readouterr()
     assert "needs every activation at once" in refused(
         capsys, *run[:-2], "--test", "mannwhitney", "--stream"
     )
