@@ -20,9 +20,9 @@ from activation_analysis.experiment import Experiment
 from activation_analysis.store import capture_key, captures_folder, open_recording
 
 if TYPE_CHECKING:
-    from activation_analysis.models.capture import ActivationCapture
     from activation_analysis.models.checks import Proof
     from activation_analysis.models.distributed import Processes
+    from activation_analysis.models.loaded_model import LoadedModel
     from activation_analysis.models.request import Prepared, Request
     from activation_analysis.models.tokenizing import Tokens
     from activation_analysis.pipeline import Ready
@@ -80,13 +80,13 @@ def acquire(
     )
 
 
-def load_capture(experiment: Experiment, ready: Ready, *, progress: bool) -> ActivationCapture:
+def load_capture(experiment: Experiment, ready: Ready, *, progress: bool) -> LoadedModel:
     """The experiment's model, on this process's device."""
-    from activation_analysis.models.capture import ActivationCapture
     from activation_analysis.models.distributed import own_device
+    from activation_analysis.models.loaded_model import LoadedModel
 
     options = experiment.model
-    return ActivationCapture(
+    return LoadedModel(
         ready.source,
         device=own_device(options.device),
         dtype=options.dtype,
@@ -126,7 +126,7 @@ Answer = tuple[Activations | StreamedRecording, Path | None]
 
 def _stored(
     experiment: Experiment,
-    capture: ActivationCapture,
+    capture: LoadedModel,
     tokens: Tokens,
     request: Request,
     processes: Processes,
@@ -148,7 +148,7 @@ def _stored(
 
 def _streamed(
     experiment: Experiment,
-    capture: ActivationCapture,
+    capture: LoadedModel,
     tokens: Tokens,
     request: Request,
     processes: Processes,
@@ -182,7 +182,7 @@ def _streamed(
 
 
 def _add_own(
-    capture: ActivationCapture, prepared: Prepared, stream: StreamedMoments, processes: Processes
+    capture: LoadedModel, prepared: Prepared, stream: StreamedMoments, processes: Processes
 ) -> None:
     """This process's share of the passes, each forgotten once its moments are taken."""
     rows, position = prepared.rows, prepared.request.positions[0]

@@ -53,7 +53,10 @@ def show_outcome(outcome: Outcome, runs: Sequence[TrackedRun], *, seconds: float
         for warning in result.warnings:
             _say(out, f"! {warning}", style="yellow")
         _show_places(out, run)
-    out.print(Text(f"\n{_time_spent(outcome, seconds)}", style="dim"))
+    out.print()
+    if outcome.activations.details.get("proof"):
+        _say(out, outcome.activations.details["proof"], style="dim")
+    _say(out, _time_spent(outcome, seconds), style="dim")
     out.print("open the UI:  activation-analysis ui", soft_wrap=True)
 
 

@@ -17,9 +17,9 @@ import transformers
 from activation_analysis.activations import KEY
 from activation_analysis.errors import StoreError
 from activation_analysis.models.batching import Plan, with_shards
-from activation_analysis.models.capture import ActivationCapture
 from activation_analysis.models.distributed import ALONE, Processes
 from activation_analysis.models.kernels import faster_kernels
+from activation_analysis.models.loaded_model import LoadedModel
 from activation_analysis.models.recording import Heard
 from activation_analysis.models.request import Prepared, Request
 from activation_analysis.models.tokenizing import Tokens, kept_tokens
@@ -57,7 +57,7 @@ class StoredCapture:
 
 
 def store_capture(
-    capture: ActivationCapture,
+    capture: LoadedModel,
     tokens: Tokens,
     request: Request,
     *,
@@ -137,7 +137,7 @@ class _MainWriter(AbstractContextManager):
 
 
 def _shards(
-    capture: ActivationCapture, prepared: Prepared, shards: Sequence[int]
+    capture: LoadedModel, prepared: Prepared, shards: Sequence[int]
 ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
     """The tensors of some shards, one shard at a time; passes go on across their borders."""
     plan, rows = prepared.plan, prepared.rows
@@ -168,14 +168,14 @@ def _fill(
         tensors[name][start : start + len(states)] = states.numpy()
 
 
-def _row_bytes(capture: ActivationCapture, prepared: Prepared) -> np.ndarray:
+def _row_bytes(capture: LoadedModel, prepared: Prepared) -> np.ndarray:
     """What every row takes on disk, (n_rows,)."""
     width = sum(capture.widths[address] for address in prepared.taps)
     kept = sum(prepared.rows.n_kept(position) for position in prepared.request.positions)
     return 4 * width * kept
 
 
-def _described(capture: ActivationCapture, prepared: Prepared, key: str) -> CaptureContent:
+def _described(capture: LoadedModel, prepared: Prepared, key: str) -> CaptureContent:
     """What a reader needs beside the shards."""
     tokens, rows, request = prepared.tokens, prepared.rows, prepared.request
     content = CaptureContent(
@@ -195,7 +195,7 @@ def _described(capture: ActivationCapture, prepared: Prepared, key: str) -> Capt
     return replace(content, tokens=kept.strings, offsets=kept.offsets)
 
 
-def defining_values(capture: ActivationCapture, tokens: Tokens, request: Request) -> dict[str, Any]:
+def defining_values(capture: LoadedModel, tokens: Tokens, request: Request) -> dict[str, Any]:
     """Everything that defines the values of a capture; another of any is another capture."""
     rows = capture.rows(tokens, request)
     config, device = capture.model.config, input_device(capture.model)
@@ -226,7 +226,7 @@ def defining_values(capture: ActivationCapture, tokens: Tokens, request: Request
     }
 
 
-def weights_digest(capture: ActivationCapture) -> str:
+def weights_digest(capture: LoadedModel) -> str:
     """SHA-256 over the parameters and buffers of a model in memory, names included.
 
     Raises
