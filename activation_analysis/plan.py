@@ -13,7 +13,7 @@ BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # Measured with all sites of the embedded model on two idle cores.
 START_SECONDS = 13.0  # imports, opening the store, provenance, uploading
 SITE_SECONDS = 1.3  # a heat map, a table and a share of the other figures, of one contrast
-FORWARD_TOKENS = 512  # of a forward pass on a CPU, where nothing else is asked
+FORWARD_TOKENS = 768  # of a forward pass on a CPU, where nothing else is asked
 PASS_OVERHEAD = 1.25  # padding, attention, norms and hooks, over the bare matrix products
 SECONDS_PER_MILLION_VALUES = 0.07  # statistics of one contrast; a value is one unit's, one prompt's
 WEIGHT_BYTES_PER_SECOND = 1e9  # reading safetensors

@@ -161,7 +161,7 @@ class LoadedModel:
         n_rows = sum(len(one.rows) for one in passes)
         with (
             evaluating(self.model),
-            recording(prepared.taps) as recorder,
+            recording(prepared.taps, self.widths) as recorder,
             stage("Recording activations", n_rows, shown=self.progress) as advance,
         ):
             reader = Reader(self.model, recorder, causal=self.is_causal, said=self.said)

@@ -6,7 +6,7 @@ import os
 
 import torch
 
-CPU_TOKENS = {"packed": 512, "padded": 256}  # fastest on two cores: what a pass holds stays cached
+CPU_TOKENS = {"packed": 512, "padded": 256}  # fastest on two cores, within 100 MB
 GPU_TOKENS = 16384
 FEWEST = 64
 SHARE = 0.25  # of free memory that one pass may take

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from activation_analysis.models.batching import Pass, Plan
+from activation_analysis.models.identities import identity_taps
 from activation_analysis.models.prefixes import Prefix
 from activation_analysis.models.proof import Proof, kept_places, prove
 from activation_analysis.models.reading import Reader
@@ -76,11 +77,12 @@ def proved(
     """
     probing = Probing(model, causal=found.causal)
     seen = {"packed": False}
-    widths: dict[Address, int] = {}
+    # One token, to learn how much room the others need.
+    first = probing([ids[0][:1]], "alone", identity_taps(found))[0]
+    probing.widths = {address: states.shape[1] for address, states in first.items()}
 
     def record(ids: Ids, way: str, taps: Mapping[Address, Tap]) -> list[dict]:
         answer = probing(ids, way, taps)
-        widths.update({address: states.shape[1] for address, states in answer[0].items()})
         if way == "packed":
             seen[way] = probing.n_products >= len(found.blocks)
             # Packing saves the padding; on a GPU it loses the fused causal kernels.
@@ -95,7 +97,7 @@ def proved(
     preferred = probing.layout if probing.layout in holds else "padded"
     if preferred != probing.layout:
         holds.discard("prefix")
-    return Proven(proof, preferred, frozenset(holds), widths)
+    return Proven(proof, preferred, frozenset(holds), probing.widths)
 
 
 class Probing:
@@ -107,6 +109,7 @@ class Probing:
     def __init__(self, model: PreTrainedModel, *, causal: bool, layout: str = "padded") -> None:
         self.model, self.causal, self.layout = model, causal, layout
         self.n_products = 0
+        self.widths: dict[Address, int] = {}
 
     def __call__(
         self,
@@ -120,7 +123,7 @@ class Probing:
         rows = Rows(ids, {"all": kept}, {"all": "every"}, np.arange(len(ids)))
         plan = WAYS[way](ids, self.layout)
         answer: list[dict[Address, torch.Tensor]] = [{} for _ in ids]
-        with evaluating(self.model), recording(taps) as recorder:
+        with evaluating(self.model), recording(taps, self.widths) as recorder:
             reader = Reader(self.model, recorder, causal=self.causal, faster=way != "alone")
             for one, heard in reader.read(rows, plan, plan.passes):
                 for (_, *address), states in heard.items():

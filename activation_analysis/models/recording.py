@@ -34,6 +34,13 @@ class Picks:
     reduction: str
     places: Sequence[torch.Tensor]
 
+    @property
+    def n_rows(self) -> int:
+        """Rows that the reduction leaves."""
+        if self.reduction == "every":
+            return sum(len(p) for p in self.places)
+        return len(self.places)
+
     def spans(self) -> list[slice | np.ndarray]:
         """The places of each prompt, as a slice where they are consecutive."""
         return [_stretch(p) for p in self.places]
@@ -100,17 +107,23 @@ class _Ear(threading.local):
         self.placed: dict[torch.device, dict[str, _Placed]] = {}
         self.heard: dict[tuple[str, str, int], torch.Tensor] = {}
         self.addresses: set[Address] = set()
+        self.room: Heard = {}
 
 
 class Recorder:
     """What the hooks heard in one forward pass, thread by thread.
 
-    Pooled rows stay on their layer's device until `take`, so that a GPU is not made to wait for
-    a copy at every hook.
+    Pooled rows stay on a GPU until `take`, so that it is not made to wait for a copy at every
+    hook. On a CPU they go into one block of memory that is there before the pass begins: many
+    small arrays that outlive the sheet's large ones would each keep a large one's place from
+    being used again, which costs as much as the model.
     """
 
-    def __init__(self, addresses: Iterable[Address]) -> None:
+    def __init__(
+        self, addresses: Iterable[Address], widths: Mapping[Address, int] | None = None
+    ) -> None:
         self.addresses = frozenset(addresses)
+        self.widths = {a: w for a, w in (widths or {}).items() if a in self.addresses}
         self._ear = _Ear()
 
     def expect(self, picks: Mapping[str, Picks], n_places: int) -> None:
@@ -118,6 +131,20 @@ class Recorder:
         ear = self._ear
         ear.picks, ear.n_places = picks, n_places
         ear.placed, ear.heard, ear.addresses = {}, {}, set()
+        ear.room = self._room(picks)
+
+    def _room(self, picks: Mapping[str, Picks]) -> Heard:
+        """A place for everything that will be heard; none where widths are not known yet."""
+        if len(self.widths) < len(self.addresses):
+            return {}
+        n_rows = {position: p.n_rows for position, p in picks.items()}
+        total = sum(self.widths.values()) * sum(n_rows.values())
+        block, start, room = torch.empty(total), 0, {}
+        for position, n in n_rows.items():
+            for (site, layer), width in self.widths.items():
+                room[position, site, layer] = block[start : start + n * width].view(n, width)
+                start += n * width
+        return room
 
     def listen(self, address: Address, states: torch.Tensor | None) -> None:
         ear = self._ear
@@ -129,7 +156,10 @@ class Recorder:
         states = states.detach().reshape(ear.n_places, -1)
         # Every reduction copies: a view would keep the sheet alive, and some blocks write in place.
         for position, placed in self._placed_on(states.device).items():
-            ear.heard[position, *address] = placed(states)
+            pooled, place = placed(states), ear.room.get((position, *address))
+            if place is not None and pooled.device.type == "cpu":
+                pooled = place.copy_(pooled)
+            ear.heard[position, *address] = pooled
         ear.addresses.add(address)
         if len(ear.addresses) == len(self.addresses):
             raise EnoughHeard
@@ -152,7 +182,7 @@ class Recorder:
     def forget(self) -> None:
         """Drop what this thread has heard, after a pass that failed."""
         ear = self._ear
-        ear.picks, ear.placed, ear.heard, ear.addresses = None, {}, {}, set()
+        ear.picks, ear.placed, ear.heard, ear.addresses, ear.room = None, {}, {}, set(), {}
 
     def _placed_on(self, device: torch.device) -> dict[str, _Placed]:
         ear = self._ear
@@ -162,13 +192,17 @@ class Recorder:
 
 
 @contextmanager
-def recording(taps: Mapping[Address, Tap]) -> Iterator[Recorder]:
+def recording(
+    taps: Mapping[Address, Tap], widths: Mapping[Address, int] | None = None
+) -> Iterator[Recorder]:
     """Listen at ``taps`` until the block ends; no hook is left behind.
+
+    ``widths`` are the units of each tap, where they are known.
 
     Call ``recorder.expect(picks, n_places)`` before each forward pass, end it at `EnoughHeard`,
     and call ``recorder.take()`` after it.
     """
-    recorder = Recorder(taps)
+    recorder = Recorder(taps, widths)
     with ExitStack() as hooks:
         for address, tap in taps.items():
             hooks.callback(_attach(tap, address, recorder).remove)
