@@ -48,6 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for threads in args.threads:
         for line in _speed(threads, args.prompts, args.rounds, peers=args.peers, only=args.only):
             print(line, flush=True)
+    if args.peers:
+        for line in _wrong(args.prompts):
+            print(line, flush=True)
     if not args.no_memory:
         for line in _memory(args.prompts, peers=args.peers):
             print(line, flush=True)
@@ -189,6 +192,19 @@ def _stored(capture, texts: list[str]) -> None:
         store_capture(capture, capture.tokens(texts), request, root=Path(folder))
 
 
+def _wrong(n_prompts: int) -> list[str]:
+    """How many prompts each peer records otherwise than plain transformers does, one at a time."""
+    from benchmarks.peers import TOLERANCE, wrong_prompts
+
+    counts = wrong_prompts(*_capture_and_texts(n_prompts))
+    told = [
+        f"## Prompts recorded wrongly, of {n_prompts}: residual off by more than {TOLERANCE:g}\n",
+        "| arm | prompts |",
+        "|---|---|",
+    ]
+    return [*told, *(f"| {name} | {count} |" for name, count in counts.items()), ""]
+
+
 def _memory(n_prompts: int, *, peers: bool) -> list[str]:
     """Peak memory of every arm, each in a process of its own, over model and result."""
     names = ["nothing", "ours", "ours, into the store", "bare forward, 1024 tokens"]
@@ -222,9 +238,9 @@ def _peak_of(name: str, n_prompts: int) -> str:
     elif name == BARE:
         bare_forward(capture.model, tokens.ids, 1024)
     elif name != "nothing":
-        from benchmarks.peers import peer_arms
+        from benchmarks.peers import peer_arm
 
-        result = peer_arms(capture, texts)[name]()
+        result = peer_arm(name, capture, texts)()
     over = _resident("VmHWM") - before
     return f"{over:.0f} {_megabytes(result):.0f}"
 
