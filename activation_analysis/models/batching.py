@@ -68,6 +68,7 @@ def plan_passes(
     batch_tokens: int,
     share_prefixes: bool = True,
     lone_above: int | None = None,
+    most_rows: int | None = None,
 ) -> Plan:
     """Arrange rows in forward passes of at most ``batch_tokens`` tokens.
 
@@ -79,7 +80,8 @@ def plan_passes(
     ids : token ids of every row; all different
     layout : "packed" or "padded"
     batch_tokens : tokens of one pass, padding included, a prefix not
-    lone_above : rows of more tokens are read alone, shortest first (see `lone_above` in reading)
+    lone_above : rows of more tokens are read alone, shortest first (see `lone_above` in threads)
+    most_rows : rows of one pass, so that what many short rows keep stays small
 
     Returns
     -------
@@ -94,11 +96,11 @@ def plan_passes(
     for k, prefix in enumerate(prefixes):
         left[prefix.rows] = False
         own = n_tokens[prefix.rows] - prefix.length
-        passes += [
-            Pass(prefix.rows[batch], k) for batch in token_batches(own, batch_tokens, layout)
-        ]
+        batches = token_batches(own, batch_tokens, layout, most_rows)
+        passes += [Pass(prefix.rows[batch], k) for batch in batches]
     rest = np.flatnonzero(left)
-    passes += [Pass(rest[b]) for b in token_batches(n_tokens[rest], batch_tokens, layout)]
+    batches = token_batches(n_tokens[rest], batch_tokens, layout, most_rows)
+    passes += [Pass(rest[batch]) for batch in batches]
     passes += [Pass(np.array([i])) for i in lone[np.argsort(n_tokens[lone], kind="stable")]]
     return Plan(layout, batch_tokens, tuple(prefixes), tuple(passes))
 
@@ -118,7 +120,9 @@ def with_shards(plan: Plan, ids: Sequence[Sequence[int]], row_bytes: Sequence[in
     return replace(plan, shards=tuple(shards))
 
 
-def token_batches(n_tokens: np.ndarray, budget: int, layout: str = "padded") -> list[np.ndarray]:
+def token_batches(
+    n_tokens: np.ndarray, budget: int, layout: str = "padded", most_rows: int | None = None
+) -> list[np.ndarray]:
     """Split prompts into batches of at most ``budget`` tokens.
 
     Parameters
@@ -127,6 +131,7 @@ def token_batches(n_tokens: np.ndarray, budget: int, layout: str = "padded") -> 
         Length of every prompt.
     budget : tokens; in the padded layout rows times the longest row of a batch
     layout : "packed" or "padded"
+    most_rows : rows of a batch, if there is a limit
 
     Returns
     -------
@@ -143,23 +148,24 @@ def token_batches(n_tokens: np.ndarray, budget: int, layout: str = "padded") -> 
         )
     n_tokens = np.asarray(n_tokens)
     order = np.argsort(-n_tokens, kind="stable")
-    return (_packed if layout == "packed" else _padded)(n_tokens, order, budget)
+    most = len(order) if most_rows is None else max(most_rows, 1)
+    return (_packed if layout == "packed" else _padded)(n_tokens, order, budget, most)
 
 
-def _padded(n_tokens: np.ndarray, order: np.ndarray, budget: int) -> list[np.ndarray]:
+def _padded(n_tokens: np.ndarray, order: np.ndarray, budget: int, most: int) -> list[np.ndarray]:
     batches, start = [], 0
     while start < len(order):
-        n_rows = max(int(budget // n_tokens[order[start]]), 1)
+        n_rows = min(max(int(budget // n_tokens[order[start]]), 1), most)
         batches.append(order[start : start + n_rows])
         start += n_rows
     return batches
 
 
-def _packed(n_tokens: np.ndarray, order: np.ndarray, budget: int) -> list[np.ndarray]:
+def _packed(n_tokens: np.ndarray, order: np.ndarray, budget: int, most: int) -> list[np.ndarray]:
     """Neighbours in length share a row: passes of near equal size, largest first."""
     batches, start, total = [], 0, 0
     for k, row in enumerate(order):
-        if k > start and total + n_tokens[row] > budget:
+        if k > start and (total + n_tokens[row] > budget or k - start == most):
             batches.append(order[start:k])
             start, total = k, 0
         total += int(n_tokens[row])

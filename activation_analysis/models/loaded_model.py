@@ -46,6 +46,9 @@ from activation_analysis.spans import marked_spans
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+PASS_BYTES = 16e6  # of pooled rows that one pass keeps
+FEWEST_ROWS = 8  # of a pass, however much each keeps
+
 
 @dataclass(frozen=True)
 class CaptureTime:
@@ -147,6 +150,7 @@ class LoadedModel:
                 batch_tokens=request.batch_tokens or self._batch_tokens(layout),
                 share_prefixes="prefix" in self._proven.holds and layout == self._proven.preferred,
                 lone_above=lone_above(self.model.config),
+                most_rows=self._most_rows(taps, rows),
             )
         return Prepared(request, tokens, rows, plan, taps)
 
@@ -265,6 +269,11 @@ class LoadedModel:
             widest=max(self.widths.values()),
             itemsize=self.model.dtype.itemsize,
         )
+
+    def _most_rows(self, taps: Mapping[Address, Tap], rows: Rows) -> int:
+        """Rows of one pass: what it keeps until it is put away is to stay below `PASS_BYTES`."""
+        row_bytes = 4 * len(rows.places) * sum(self.widths[address] for address in taps)
+        return max(int(PASS_BYTES // row_bytes), FEWEST_ROWS)
 
     def _taps(self, request: Request) -> dict[Address, Tap]:
         wanted = self._layer_indices(request.layers)
