@@ -56,7 +56,7 @@ def no_model(monkeypatch):
     def never(*_, **__):
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("activation_analysis.models.capture.load_model", never)
+    monkeypatch.setattr("activation_analysis.models.loaded_model.load_model", never)
 
 
 def refused(capsys, *arguments):
