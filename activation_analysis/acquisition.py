@@ -35,7 +35,6 @@ class Acquired:
     activations: Activations | StreamedRecording
     folder: Path | None = None  # of the capture in the store
     proof: Proof | None = None  # None where nothing had to be read
-    loading: float = 0.0  # seconds
     forward: float = 0.0  # seconds inside the model
     seconds: float = 0.0  # of the capture, forward passes and all around them
     notes: tuple[str, ...] = field(default=())  # what the user was told on the way
@@ -60,7 +59,6 @@ def acquire(
     from activation_analysis.models.distributed import ALONE
 
     processes = processes or ALONE
-    began = time.perf_counter()
     capture = load_capture(experiment, ready, progress=progress and processes.is_main)
     loaded = time.perf_counter()
     request = requested(experiment)
@@ -73,7 +71,6 @@ def acquire(
         activations=activations,
         folder=folder,
         proof=capture.proof,
-        loading=loaded - began,
         forward=capture.last_time.forward,
         seconds=time.perf_counter() - loaded,
         notes=tuple(capture.notes),

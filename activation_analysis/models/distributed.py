@@ -70,11 +70,6 @@ def _last_words(error: BaseException) -> str:
     return str(error).splitlines()[0].rsplit("] ", 1)[-1]
 
 
-def launched_rank() -> int:
-    """This process's number, as its launcher says; 0 where it was started by hand."""
-    return int(os.environ.get("RANK", "0"))
-
-
 def n_launched() -> int:
     """How many processes the launcher started."""
     return int(os.environ.get("WORLD_SIZE", "1"))
