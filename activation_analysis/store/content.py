@@ -34,6 +34,10 @@ from activation_analysis.store.shards import StoredTensor, address_of, read_head
 
 FORMAT = 2
 CAPTURE = "capture.json"
+SAID = {  # by every capture.json
+    *("key", "defining", "model", "n_layers", "details", "positions", "sites"),
+    *("prompts", "n_tokens", "row_of_prompt", "shards"),
+}
 ALL = "all"  # the position that keeps every token
 
 
@@ -134,11 +138,14 @@ def read_content(folder: Path) -> dict[str, Any]:
         problem = "its bytes changed since it was written (SHA-256 differs)"
     refuse_damaged(folder, [f"{CAPTURE}: {problem}"] * bool(problem))
     content = json.loads((folder / CAPTURE).read_bytes())
-    if content["format"] != FORMAT:
+    if content.get("format") != FORMAT:
         raise StoreError(
-            f"{folder} was written in format {content['format']}, this version reads {FORMAT}; "
+            f"{folder} was written in format {content.get('format')}, this version reads {FORMAT}; "
             f"record it again"
         )
+    lacking = SAID - set(content)
+    if lacking:
+        raise StoreError(f"{folder / CAPTURE} does not say {', '.join(sorted(lacking))}")
     if content["key"] is not None and content["key"] != capture_key(content["defining"]):
         raise StoreError(f"{folder / CAPTURE}: its key is not that of what it says it holds")
     return content

@@ -80,8 +80,17 @@ def capture_folder(key: str, root: str | os.PathLike[str] | None = None) -> Path
 
 
 def refuse_link(folder: Path) -> None:
+    """A StoreError if a folder, or anything in it, is a symbolic link."""
     if folder.is_symlink():
         raise StoreError(f"{folder} is a symbolic link; captures stay in {folder.parent}")
+    links = (
+        [child.name for child in folder.iterdir() if child.is_symlink()] if folder.exists() else []
+    )
+    if links:
+        raise StoreError(
+            f"{folder} holds symbolic links ({', '.join(sorted(links))}), which a capture has "
+            f"none of; remove them"
+        )
 
 
 def refuse_other(folder: Path, found: object, key: str) -> None:
