@@ -104,7 +104,6 @@ def differs(found: dict[str, Recorded], expected: dict[str, Recorded]) -> np.nda
 
 def read_alone(capture: ActivationCapture, texts: Sequence[str]) -> dict[str, Recorded]:
     """The stream of every prompt by plain transformers, each in a forward pass of its own."""
-
     model = _twin(capture.model)
     blocks = model.base_model.layers
     last: list[torch.Tensor] = []

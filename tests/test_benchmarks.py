@@ -10,6 +10,7 @@ import pytest
 from workbench import ROOT, clean_environment
 
 from benchmarks import capture as benchmark
+from benchmarks import peers
 
 
 def test_every_arm_runs_once_a_round_in_an_order_drawn_anew():
@@ -33,6 +34,22 @@ def test_the_megabytes_of_a_result_are_counted():
 
     assert benchmark._megabytes({"last": Recorded(), "mean": Recorded()}) == pytest.approx(2.0)
     assert benchmark._megabytes(None) == 0
+
+
+def test_pads_that_speak_are_counted_and_masked_ones_are_not(monkeypatch):
+    from tiny_models import SENTENCES, n_hooks, tiny_model, tiny_tokenizer
+
+    from activation_analysis.models.capture import ActivationCapture
+
+    capture = ActivationCapture(tiny_model("llama"), tokenizer=tiny_tokenizer(), progress=False)
+    texts = [*SENTENCES, "Hi"]
+    usual = "output_hidden_states, batches of 16 in order"
+    arms = ["hooks, one prompt at a time", usual, f"{usual}, masked"]
+    monkeypatch.setattr(peers, "installed", lambda: arms)
+    longest = max(len(ids) for ids in capture.tokenizer(texts)["input_ids"])
+    padded = sum(len(ids) < longest for ids in capture.tokenizer(texts)["input_ids"])
+    assert peers.wrong_prompts(capture, texts) == {arms[0]: 0, usual: padded, arms[2]: 0}
+    assert n_hooks(capture.model) == 0
 
 
 def test_the_command_explains_itself():
