@@ -6,6 +6,7 @@ from functools import reduce
 import numpy as np
 import pandas as pd
 import pytest
+from safetensors.numpy import load_file, save_file
 from scipy import stats
 from workbench import write_prompts
 
@@ -181,6 +182,25 @@ def test_any_number_of_processes_merge_into_the_same(tmp_path, n_processes, thro
         found = analyzed(experiment, streamed(recording, moments))
         for one, other in zip(found, expected, strict=True):
             assert_same_result(one, other)
+
+
+def test_a_stream_comes_back_from_a_file_bit_for_bit(tmp_path):
+    """Parts of three processes through safetensors; a merge of them is that of what they were."""
+    experiment = make_experiment(tmp_path, {"pooled": "a + bb - ccc", "other": "bb - ccc"})
+    recording = make_recording(experiment)
+    shares = [np.arange(N)[k::3] for k in range(3)]
+    streams = [add_all(pipeline.stream(experiment), recording, 5, share) for share in shares]
+    back = []
+    for k, stream in enumerate(streams):
+        save_file(stream.to_arrays(), tmp_path / f"{k}.safetensors")
+        back.append(StreamedMoments.from_arrays(load_file(tmp_path / f"{k}.safetensors")))
+    there, here = (reduce(StreamedMoments.merge, parts).to_arrays() for parts in (streams, back))
+    assert there.keys() == here.keys()
+    for name, array in there.items():
+        np.testing.assert_array_equal(here[name], array)
+    found = analyzed(experiment, streamed(recording, reduce(StreamedMoments.merge, back)))
+    for one, other in zip(found, analyzed(experiment, recording), strict=True):
+        assert_same_result(one, other)
 
 
 @every_moment_test

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import torch
-from tiny_models import SENTENCES, n_hooks, tiny_model, tiny_tokenizer
+from tiny_models import LAYERS, SENTENCES, n_hooks, tiny_model, tiny_tokenizer
 from workbench import ROOT, clean_environment
 
+from activation_analysis.activations import SITES
 from activation_analysis.errors import ModelError
 from activation_analysis.models import memory
-from activation_analysis.models.batching import Plan, plan_passes, with_shards
+from activation_analysis.models.batching import LAYOUTS, Plan, plan_passes, with_shards
 from activation_analysis.models.capture import ActivationCapture
 from activation_analysis.models.prefixes import shared_prefixes
+from activation_analysis.models.request import Request
 
 BEGINNING = "The sea is wide and the sky is high above it. A friend wrote a long letter "
 WORDS = ("about", "it", "and then she left", "for", "me and you", "x y z", "in the north", "3", "4")
@@ -37,6 +41,28 @@ def assert_equal(found, right, tolerance=1e-5):
 def texts_of(n: int) -> list[str]:
     rng = np.random.default_rng(0)
     return [f"{i} {SENTENCES[i % 4][: int(rng.integers(1, 40))]}" for i in range(n)]
+
+
+@contextmanager
+def before_each_pass(capture, does: Callable[[int], None]) -> Iterator[None]:
+    """``does(n_tokens of the sheet)`` before the model's second block reads it."""
+    block = capture.model.model.layers[1]
+    handle = block.register_forward_pre_hook(lambda m, args: does(args[0].shape[:-1].numel()))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def counting(module: torch.nn.Module) -> Iterator[list[int]]:
+    """Numbers that a module was given, call by call."""
+    calls: list[int] = []
+    handle = module.register_forward_pre_hook(lambda m, args: calls.append(args[0].numel()))
+    try:
+        yield calls
+    finally:
+        handle.remove()
 
 
 # Memory
@@ -265,8 +291,6 @@ def test_an_error_and_a_reading_given_up_leave_hooks_and_threads_as_they_were():
     capture, texts = capture_of(), texts_of(40)
     capture.capture_batch(texts, ["mlp"])
     before = n_hooks(capture.model)
-    from activation_analysis.models.request import Request
-
     prepared = capture.prepare(capture.tokens(texts), Request(batch_tokens=40))
     reading = capture.read(prepared)
     next(reading)
@@ -281,5 +305,219 @@ def test_an_error_and_a_reading_given_up_leave_hooks_and_threads_as_they_were():
     with pytest.raises(RuntimeError, match="device lost"):
         capture.capture_batch(texts, ["mlp"])
     handle.remove()
+    assert n_hooks(capture.model) == before
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize("error", [RuntimeError("device lost"), ValueError("shapes")])
+def test_other_errors_are_not_taken_for_memory(error):
+    capture, n_calls = capture_of(), []
+    capture.capture_batch(SENTENCES, ["mlp"])
+    before = n_hooks(capture.model)
+
+    def fail(n_tokens):
+        n_calls.append(n_tokens)
+        raise error
+
+    with before_each_pass(capture, fail), pytest.raises(type(error)) as raised:
+        capture.capture_batch(texts_of(40), ["mlp"], batch_tokens=100)
+    assert raised.value is error
+    assert len(n_calls) == 1  # not tried again in halves
+    assert capture.notes == []
+    assert n_hooks(capture.model) == before
+
+
+@pytest.mark.parametrize(
+    ("error", "is_memory"),
+    [
+        (torch.OutOfMemoryError("any words"), True),
+        (MemoryError(), True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you"), True),
+        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to"), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (RuntimeError("device-side assert triggered"), False),
+    ],
+)
+def test_out_of_memory_is_known_by_its_type_or_words(error, is_memory):
+    assert memory.is_out_of_memory(error) == is_memory
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_prompt_too_large_for_memory_is_named_by_its_tokens(layout):
+    capture, texts = capture_of(), texts_of(40)
+    capture.capture_batch(texts, ["mlp"])
+    longest = max(map(len, capture.tokens(texts).ids))
+
+    def fail(n_tokens):
+        if n_tokens >= longest:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    said = (
+        rf"a single prompt of {longest} tokens \(CUDA out of memory\); use a smaller dtype, fewer "
+        r"sites, or --max-memory"
+    )
+    with before_each_pass(capture, fail), pytest.raises(ModelError, match=said):
+        capture.capture_batch(texts, ["mlp"], layout=layout, batch_tokens=200)
+    capture.capture_batch(texts, ["mlp"], layout=layout)  # nothing is left of it
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_memory_that_is_short_again_and_again_is_lived_with(layout):
+    capture, texts, sizes = capture_of(), texts_of(80), []
+    right = capture.capture_positions(texts, positions=ALL_POSITIONS)
+    alone = max(map(len, capture.tokens(texts).ids))
+    failed = []
+
+    def fail(n_tokens):
+        sizes.append(n_tokens)
+        if n_tokens > alone:
+            failed.append(n_tokens)
+            raise torch.OutOfMemoryError("out of memory")
+
+    with before_each_pass(capture, fail):
+        found = capture.capture_positions(
+            texts, positions=ALL_POSITIONS, layout=layout, batch_tokens=2000
+        )
+    assert_equal(found, right)
+    # Said once for each lowering, and what is above the limit of the moment is not tried.
+    assert capture.notes == [
+        f"out of memory at a batch of {n} tokens: going on with {n // 2}" for n in failed
+    ]
+    assert len(failed) >= 4
+    limits = [n // 2 for n in failed]
+    assert limits == sorted(set(limits), reverse=True)
+    last = sizes.index(failed[-1])
+    assert max(sizes[last + 1 :]) <= max(limits[-1], alone)
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_pass_is_yielded_once_in_order_though_it_was_halved(layout, n_threads):
+    """Behind a shared beginning, too, and in several threads."""
+    torch.set_num_threads(n_threads)
+    capture = capture_of()
+    right = capture.capture_positions(SHARED, positions=("mean", "all"), layout=layout)
+    request = Request(["mlp"], layout=layout, batch_tokens=100)
+    prepared = capture.prepare(capture.tokens(SHARED), request)
+    failed = []
+
+    def fail(n_tokens):
+        # The beginning itself, of less than 80 tokens, and every prompt alone go through.
+        if n_tokens > 80:
+            failed.append(n_tokens)
+            raise MemoryError("std::bad_alloc")
+
+    with before_each_pass(capture, fail):
+        answers = list(capture.read(prepared))
+        found = capture.capture_positions(
+            SHARED, positions=("mean", "all"), layout=layout, batch_tokens=100
+        )
+    assert failed
+    assert [one for one, _ in answers] == list(prepared.plan.passes)
+    for one, heard in answers:
+        assert {len(states) for states in heard.values()} == {len(one.rows)}
+    assert_equal({"mean": found["mean"]}, {"mean": right["mean"]})
+    for site, layers in right["all"].values.items():
+        for layer, there in layers.items():
+            difference = np.abs(found["all"].values[site][layer] - there).max()
+            assert difference <= 1e-5 * np.abs(there).max()
+
+
+def test_a_gpu_takes_longer_passes(monkeypatch):
+    monkeypatch.setattr(memory, "free_memory", lambda device: 80e9)
+    cuda = torch.device("cuda")
+    assert memory.batch_budget(cuda, "padded", widest=8192, itemsize=2) == memory.GPU_TOKENS
+    # A quarter of 80 GB over 16 states of a million units of 2 bytes.
+    assert memory.batch_budget(cuda, "padded", widest=10**6, itemsize=2) == 625
+
+
+@pytest.mark.parametrize("position", ["last", "all"])
+@pytest.mark.parametrize("sites", [["residual"], ["head"], ["mlp", "neuron"], list(SITES)])
+@pytest.mark.parametrize("deepest", range(LAYERS))
+def test_as_many_blocks_run_as_the_deepest_recorded_one_needs(sites, deepest, position):
+    capture = capture_of()
+    capture.capture_batch(SENTENCES, ["mlp"])
+    runs = [0] * (LAYERS + 1)
+
+    def count(k):
+        runs[k] += 1
+
+    for k, module in enumerate([*capture.model.model.layers, capture.model.model.norm]):
+        module.register_forward_pre_hook(lambda *_, k=k: count(k))
+    capture.capture_batch(SENTENCES, sites, layers=[0, deepest], position=position)
+    assert runs[0] > 0
+    assert runs == [runs[0] * (k <= deepest) for k in range(LAYERS + 1)]
+
+
+def test_the_mlp_of_the_last_block_need_not_run_for_its_attention():
+    capture = capture_of()
+    capture.capture_batch(SENTENCES, ["mlp"])
+    with counting(capture.model.model.layers[1].mlp) as read:
+        capture.capture_batch(SENTENCES, ["head", "attention"], layers=[1])
+    assert read == []
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bert"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_threads_change_no_bit_of_any_position_behind_a_beginning_or_not(family, layout):
+    capture, recorded = capture_of(family), []
+    for n in (1, 2, 4):
+        torch.set_num_threads(n)
+        recorded.append(
+            capture.capture_positions(
+                [*SHARED, *texts_of(30)],
+                positions=(*ALL_POSITIONS, "all"),
+                batch_tokens=64,
+                layout=layout,
+            )
+        )
+        assert torch.get_num_threads() == n
+    assert recorded[0] == recorded[1] == recorded[2]
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_few_passes_are_under_way_at_a_time(n_threads):
+    """Whoever takes rows slowly does not find all of them waiting in memory."""
+    torch.set_num_threads(n_threads)
+    capture, texts = capture_of(), texts_of(60)
+    prepared = capture.prepare(capture.tokens(texts), Request(["mlp"], batch_tokens=30))
+    assert len(prepared.plan.passes) > 20
+    ahead = n_threads + 1 if n_threads > 1 else 0
+    with counting(capture.model.get_input_embeddings()) as read:
+        for k, _ in enumerate(capture.read(prepared)):
+            assert len(read) <= k + 1 + ahead
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_a_reading_given_up_puts_the_model_back_into_its_mode(n_threads):
+    torch.set_num_threads(n_threads)
+    capture, texts = capture_of(), texts_of(60)
+    capture.model.train()
+    prepared = capture.prepare(capture.tokens(texts), Request(["mlp"], batch_tokens=30))
+    before = n_hooks(capture.model)
+    reading = capture.read(prepared)
+    next(reading)
+    assert n_hooks(capture.model) > before
+    assert not any(module.training for module in capture.model.modules())
+    reading.close()
+    assert n_hooks(capture.model) == before
+    assert all(module.training for module in capture.model.modules())
+    assert torch.get_num_threads() == n_threads
+
+
+def test_memory_that_runs_out_in_several_threads_leaves_no_hook_and_the_threads():
+    torch.set_num_threads(2)
+    capture, texts = capture_of(), texts_of(60)
+    right = capture.capture_positions(texts, positions=ALL_POSITIONS)
+    before = n_hooks(capture.model)
+
+    def fail(n_tokens):
+        if n_tokens > 50:
+            raise torch.OutOfMemoryError("out of memory")
+
+    with before_each_pass(capture, fail):
+        found = capture.capture_positions(texts, positions=ALL_POSITIONS, batch_tokens=200)
+    assert_equal(found, right)
     assert n_hooks(capture.model) == before
     assert torch.get_num_threads() == 2
