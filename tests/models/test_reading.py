@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -521,3 +522,24 @@ def test_memory_that_runs_out_in_several_threads_leaves_no_hook_and_the_threads(
     assert_equal(found, right)
     assert n_hooks(capture.model) == before
     assert torch.get_num_threads() == 2
+
+
+def test_passes_that_fail_side_by_side_lower_the_limit_once():
+    torch.set_num_threads(2)
+    capture, texts = capture_of(), [f"{i} sea" for i in range(10, 26)]
+    (n_tokens,) = {len(row) for row in capture.tokens(texts).ids}
+    right = capture.capture_positions(texts, positions=ALL_POSITIONS)
+    whole = 8 * n_tokens
+    both = threading.Barrier(2)
+
+    def fail(n):
+        if n == whole:
+            both.wait(timeout=30)  # neither has failed before the other is read
+            raise torch.OutOfMemoryError("out of memory")
+
+    with before_each_pass(capture, fail):
+        found = capture.capture_positions(texts, positions=ALL_POSITIONS, batch_tokens=whole)
+    assert_equal(found, right)
+    assert capture.notes == [
+        f"out of memory at a batch of {whole} tokens: going on with {whole // 2}"
+    ]
