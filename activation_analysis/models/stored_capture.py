@@ -235,14 +235,15 @@ def weights_digest(capture: LoadedModel) -> str:
         If weights lie on disk, out of reach.
     """
     digest = hashlib.sha256()
-    for name, tensor in sorted(capture.model.state_dict().items()):
+    buffers = dict(capture.model.named_buffers())  # some are in no state dictionary
+    for name, tensor in sorted((capture.model.state_dict() | buffers).items()):
         if tensor.device.type == "meta":
             raise StoreError(
                 f"the weights of {capture.source.name!r} are offloaded and came from no file; "
                 f"load it by name to store its captures"
             )
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
 

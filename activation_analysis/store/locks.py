@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from activation_analysis.errors import StoreError
+from activation_analysis.store.space import full_disk_named
 
 LOCK = ".lock"
 SECONDS_TO_SIGN = 1.0  # that a holder is given to write its name, before it is called "another"
@@ -38,14 +39,17 @@ def only_writer(folder: Path, *, said: Callable[[str], None], wait: bool) -> Ite
     Raises
     ------
     StoreError
-        If another process holds it and ``wait`` is False; the holder is named.
+        If another process holds it and ``wait`` is False (the holder is named), or the disk is
+        full.
     """
-    lock = _taken(folder, said=said, wait=wait)
+    with full_disk_named(folder):
+        lock = _taken(folder, said=said, wait=wait)
     try:
         started = datetime.now(UTC).isoformat(timespec="seconds")
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": started}
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, json.dumps(holder).encode(), 0)
+        with full_disk_named(folder):
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, json.dumps(holder).encode(), 0)
         yield
     finally:
         os.ftruncate(lock, 0)

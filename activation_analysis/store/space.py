@@ -39,15 +39,19 @@ def require_space(folder: str | os.PathLike[str], n_bytes: int) -> None:
 
 
 @contextmanager
-def full_disk_named(folder: Path, n_bytes: int) -> Iterator[None]:
-    """Turn a full disk (or quota) into a StoreError with the bytes that were to be written."""
+def full_disk_named(folder: Path, n_bytes: int = 0) -> Iterator[None]:
+    """Turn a full disk (or quota) into a StoreError with the bytes that were to be written.
+
+    0 bytes: lock, plan, journal or indexes, whose size is not known beforehand.
+    """
     try:
         yield
     except OSError as error:
         if error.errno not in FULL:
             raise
+        next_ = f"{n_bytes:,} bytes were" if n_bytes else "the capture's small files were"
         raise StoreError(
-            f"the disk of {folder} is full ({os.strerror(error.errno)}): {n_bytes:,} bytes were "
+            f"the disk of {folder} is full ({os.strerror(error.errno)}): {next_} "
             f"to be written next and {free_bytes(folder):,} are free; what is finished is kept: "
             f"free some space and run the same again, and the capture goes on from there"
         ) from error

@@ -73,7 +73,8 @@ def open_capture(
     Raises
     ------
     StoreError
-        If the folder holds another capture, is damaged, or is being written (``wait=False``).
+        If the folder holds another capture, is damaged, or is being written (``wait=False``);
+        if the disk is full.
     """
     folder, key = Path(folder), capture_key(defining)
     refuse_link(folder)
@@ -86,7 +87,7 @@ def open_capture(
             _remove(_scaffold(folder))  # its writer was killed just before it would have
             yield writer
             return
-        with full_disk_named(folder, 0):
+        with full_disk_named(folder):
             _remove(file for file in _scaffold(folder) if file.name.endswith(PARTIAL))
             agreed = read_plan(folder, key, said)
             if agreed is None:
@@ -211,7 +212,7 @@ class CaptureWriter:
             {k: v for k, v in self._entries[i].items() if k != "shard"}
             for i in range(self.n_shards)
         ]
-        with full_disk_named(self.folder, 0):
+        with full_disk_named(self.folder):
             seal_folder(
                 self.folder,
                 content,
