@@ -66,6 +66,9 @@ def store_capture(
 ) -> StoredCapture:
     """Record into the store what is not there yet.
 
+    The details in capture.json quote what the proof measured in the process that sealed it; the
+    number of torch's threads may show in those digits.
+
     Parameters
     ----------
     tokens, request : what is read, and what is asked
