@@ -49,11 +49,11 @@ KEY = capture_key(DEFINING)
 
 
 @contextmanager
-def small_disk(folder: Path, size: str) -> Iterator[Path]:
-    """A file system of its own, of this size."""
+def small_disk(folder: Path, size: str, n_files: int = 1000) -> Iterator[Path]:
+    """A file system of its own, of this size and for so many files, itself one of them."""
     folder.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)],
+        ["mount", "-t", "tmpfs", "-o", f"size={size},nr_inodes={n_files}", "tmpfs", str(folder)],
         capture_output=True,
         check=False,
     )
@@ -155,7 +155,7 @@ def test_a_shard_is_not_written_twice_nor_after_sealing(tmp_path):
 
 @pytest.mark.parametrize("n_kilobytes", [0, 8, 20, 44, 76])
 def test_a_full_disk_is_told_of_at_every_try_and_loses_nothing(tmp_path, unbroken, n_kilobytes):
-    """0: not even the folder fits. Each disk is met full twice before it grows."""
+    """0: not even the lock can be signed. Each disk is met full twice before it grows."""
     with small_disk(tmp_path / "disk", "80k") as disk:
         (disk / "filler").write_bytes(bytes((80 - n_kilobytes) * 1024))
         for _ in range(2):
@@ -176,6 +176,17 @@ def test_a_full_disk_is_told_of_at_every_try_and_loses_nothing(tmp_path, unbroke
             range(N_SHARDS)
         )
         assert not finished & {int(line) for line in note.read_text().split()}
+        assert files(disk / "capture") == unbroken
+
+
+@pytest.mark.parametrize("n_files", [1, 2, 3, 4, 9])
+def test_a_disk_for_no_more_files_is_called_full(n_files, tmp_path, unbroken):
+    """Of 1 not even the folder fits, of 2 not the lock, 3 the plan, 4 a shard, 9 a later one."""
+    with small_disk(tmp_path / "disk", "4m", n_files) as disk:
+        with pytest.raises(StoreError, match=r"the disk of .* is full \(No space left on device\)"):
+            write_all(disk / "capture")
+        grow(disk, "4m,nr_inodes=1000")
+        write_all(disk / "capture")
         assert files(disk / "capture") == unbroken
 
 
@@ -326,6 +337,38 @@ def test_a_linked_shard_is_refused_and_never_written_through(tmp_path, unbroken)
     assert files(begun) == unbroken
     assert outside.read_bytes() == unbroken[name]
     assert not (begun / name).is_symlink()
+
+
+def test_a_shard_that_becomes_a_link_meanwhile_is_no_longer_finished(tmp_path):
+    with open_capture(tmp_path / "capture", DEFINING, plan=PLAN) as one:
+        one.write_shard(2, shard(2))
+        file = tmp_path / "capture" / "shard-00002.safetensors"
+        file.rename(tmp_path / "outside")
+        file.symlink_to(tmp_path / "outside")
+        assert not one.finished
+        one.write_shard(2, shard(2))
+        assert one.finished == {2}
+        assert not file.is_symlink()
+
+
+@pytest.mark.parametrize("name", [".lock", "plan.json"])
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        lambda folder: open_capture(folder, DEFINING, plan=PLAN),
+        lambda folder: join_capture(folder, DEFINING, rank=1),
+    ],
+)
+def test_a_linked_lock_or_plan_is_refused(name, attempt, tmp_path):
+    folder, outside = tmp_path / "capture", tmp_path / "outside"
+    with open_capture(folder, DEFINING, plan=PLAN) as one:
+        one.write_shard(0, shard(0))
+    (folder / name).rename(outside)
+    (folder / name).symlink_to(outside)
+    before = outside.read_bytes()
+    with pytest.raises(StoreError, match=rf"{name} is a symbolic link; captures stay in"):
+        attempt(folder).__enter__()
+    assert outside.read_bytes() == before
 
 
 # What reading touches

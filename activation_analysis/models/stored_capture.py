@@ -199,7 +199,11 @@ def _described(capture: LoadedModel, prepared: Prepared, key: str) -> CaptureCon
 
 
 def defining_values(capture: LoadedModel, tokens: Tokens, request: Request) -> dict[str, Any]:
-    """Everything that defines the values of a capture; another of any is another capture."""
+    """Everything that defines the values of a capture; another of any is another capture.
+
+    A model that was loaded by name is known by the digest of its files: weights that were edited
+    in memory since are not seen (give such a model itself), and hooks that were added never are.
+    """
     rows = capture.rows(tokens, request)
     config, device = capture.model.config, input_device(capture.model)
     backend = getattr(capture.tokenizer, "backend_tokenizer", None)
