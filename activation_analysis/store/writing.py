@@ -26,7 +26,7 @@ from activation_analysis.errors import StoreError
 from activation_analysis.store import journals
 from activation_analysis.store.content import CaptureContent, read_content, seal_folder
 from activation_analysis.store.identity import capture_key, refuse_link, refuse_other
-from activation_analysis.store.locks import LOCK, only_writer
+from activation_analysis.store.locks import only_writer
 from activation_analysis.store.manifests import MANIFEST, PARTIAL
 from activation_analysis.store.plans import PLAN, Plan, joined_plan, read_plan, write_plan
 from activation_analysis.store.shards import (
@@ -77,7 +77,7 @@ def open_capture(
         if the disk is full.
     """
     folder, key = Path(folder), capture_key(defining)
-    _refuse_links(folder)
+    refuse_link(folder)
     if _is_sealed(folder) and not _scaffold(folder):
         yield _complete(folder, key)
         return
@@ -113,7 +113,7 @@ def join_capture(
         If rank 0 has not opened this capture.
     """
     folder, key = Path(folder), capture_key(defining)
-    _refuse_links(folder)
+    refuse_link(folder)
     if type(rank) is not int or rank < 1:
         raise StoreError(f"rank {rank!r} cannot join a capture; ranks 1, 2, ... do, 0 opens it")
     if not (folder / PLAN).exists():
@@ -262,11 +262,6 @@ class CaptureWriter:
                 raise StoreError(
                     f"{name} has {len(values)} rows; shard {i} holds {n_rows} rows of the plan"
                 )
-
-
-def _refuse_links(folder: Path) -> None:
-    for place in (folder, folder / LOCK, folder / PLAN):
-        refuse_link(place)
 
 
 def _is_sealed(folder: Path) -> bool:
