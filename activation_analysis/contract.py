@@ -100,7 +100,7 @@ def tags(
         "aa.prompts": outcome.experiment.name,
         "aa.capture": outcome.capture_key,
         "aa.capture_run": capture_run,
-        "aa.proof": outcome.activations.details.get("proof", ""),
+        "aa.proof": outcome.proven,
         "git.dirty": str(made_by.dirty).lower(),
         "mlflow.runColor": _colour(run_id),
         "mlflow.note.content": note,

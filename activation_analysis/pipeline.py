@@ -86,6 +86,11 @@ class Outcome:
         return recording_key(self.activations)
 
     @property
+    def proven(self) -> str:
+        """What was proved of the model, in a line: as measured, or as its capture remembers."""
+        return self.proof.finding if self.proof else self.activations.details.get("proof", "")
+
+    @property
     def uploads_capture(self) -> bool:
         """Whether the activations go into the tracked run; larger ones stay in the store."""
         if isinstance(self.activations, StreamedRecording):

@@ -54,8 +54,8 @@ def show_outcome(outcome: Outcome, runs: Sequence[TrackedRun], *, seconds: float
             _say(out, f"! {warning}", style="yellow")
         _show_places(out, run)
     out.print()
-    if outcome.activations.details.get("proof"):
-        _say(out, outcome.activations.details["proof"], style="dim")
+    if outcome.proven:
+        _say(out, outcome.proven, style="dim")
     _say(out, _time_spent(outcome, seconds), style="dim")
     out.print("open the UI:  activation-analysis ui", soft_wrap=True)
 

@@ -100,6 +100,16 @@ class Proof:
             f"{self.n_tokens} tokens, {self.dtype}: {told}"
         )
 
+    @property
+    def claim(self) -> str:
+        """What was proved, without the rounding that was seen: the same wherever it holds."""
+        names = dict.fromkeys((c.name, c.tolerance, c.passed) for c in self.checks)
+        told = ", ".join(
+            f"{name} {'within' if passed else 'NOT within'} {tolerance:.0e}"
+            for name, tolerance, passed in names
+        )
+        return f"Proved on {self.n_prompts} prompts, {self.n_tokens} tokens, {self.dtype}: {told}"
+
     def summary(self) -> str:
         """The finding and what it took, for a log."""
         return f"{self.finding} ({self.seconds:.1f} s)"

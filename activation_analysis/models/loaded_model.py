@@ -155,11 +155,17 @@ class LoadedModel:
         return Prepared(request, tokens, rows, plan, taps)
 
     def read(
-        self, prepared: Prepared, passes: Sequence[Pass] | None = None
+        self,
+        prepared: Prepared,
+        passes: Sequence[Pass] | None = None,
+        *,
+        steady: bool = False,
     ) -> Iterator[tuple[Pass, Heard]]:
         """Run some or all passes of a plan; yields each with what it heard.
 
         Heard tensors are float32, by (position, site, layer), (n_rows of the pass, width).
+        ``steady`` gives the same bits for any number of threads, also where there are fewer
+        passes than threads.
         """
         passes = prepared.plan.passes if passes is None else passes
         n_rows = sum(len(one.rows) for one in passes)
@@ -168,7 +174,9 @@ class LoadedModel:
             recording(prepared.taps, self.widths) as recorder,
             stage("Recording activations", n_rows, shown=self.progress) as advance,
         ):
-            reader = Reader(self.model, recorder, causal=self.is_causal, said=self.said)
+            reader = Reader(
+                self.model, recorder, causal=self.is_causal, steady=steady, said=self.said
+            )
             for one, heard in reader.read(prepared.rows, prepared.plan, passes):
                 yield one, heard
                 advance(len(one.rows))
@@ -218,7 +226,7 @@ class LoadedModel:
             "transformers": transformers.__version__,
             "layout": prepared.plan.layout,
             "n_truncated": str(prepared.tokens.n_truncated),
-            "proof": self.proof.finding if self.proof else "",
+            "proof": self.proof.claim if self.proof else "",
         }
 
     def prove(self, ids: Sequence[list[int]]) -> Proof:

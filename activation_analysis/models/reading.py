@@ -64,6 +64,7 @@ class Reader:
     ----------
     causal : whether no token reads what follows it; other models get a mask
     faster : whether products may be carried out by `faster_kernels`
+    steady : whether no bit may depend on the number of threads (see `working_threads`)
     said : what is called with a sentence that the user should see
 
     ``seconds`` is the time spent in the model, per worker; ``n_halved`` counts the passes that
@@ -77,12 +78,14 @@ class Reader:
         *,
         causal: bool,
         faster: bool = True,
+        steady: bool = False,
         said: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.model, self.recorder, self.causal, self.said = model, recorder, causal, said
         self.known = inspect.signature(model.base_model.forward).parameters
         self.device = input_device(model)
         self.seconds, self.n_halved = 0.0, 0
+        self.steady = steady
         self.n_products = 0  # attention products done prompt by prompt in the last pass
         self._limit: int | None = None  # tokens, once a pass did not fit
         self._kernels = dict(faster_kernels(self.device.type)) if faster else {}
@@ -98,7 +101,7 @@ class Reader:
         """
         passes = list(passes)
         self._prefixes = {}
-        with working_threads(self.model, len(passes)) as n_workers:
+        with working_threads(self.model, len(passes), steady=self.steady) as n_workers:
             if n_workers == 1:
                 for one in passes:
                     yield one, self._timed(rows, plan, one, 1)

@@ -145,7 +145,7 @@ def _shards(
     """The tensors of some shards, one shard at a time; passes go on across their borders."""
     plan, rows = prepared.plan, prepared.rows
     passes = [one for shard in shards for one in plan.shard_passes(shard)]
-    heard = capture.read(prepared, passes)
+    heard = capture.read(prepared, passes, steady=True)
     for shard in shards:
         n_values = {p: int(rows.n_kept(p)[plan.shard_rows(shard)].sum()) for p in rows.places}
         tensors: dict[str, np.ndarray] = {}

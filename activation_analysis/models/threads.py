@@ -13,17 +13,21 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def working_threads(model: PreTrainedModel, n_passes: int) -> Iterator[int]:
-    """How many sheets to read side by side; torch's threads are shared out until the end."""
+def working_threads(model: PreTrainedModel, n_passes: int, *, steady: bool) -> Iterator[int]:
+    """How many sheets to read side by side; torch's threads are shared out until the end.
+
+    ``steady`` leaves one thread inside each product even where threads are left over: several
+    sum in another order, and the last bit would depend on how many there are.
+    """
     n_threads = torch.get_num_threads()
-    n_workers = max(min(n_threads, n_passes), 1) if _reads_side_by_side(model) else 1
-    if n_workers > 1:
-        torch.set_num_threads(max(n_threads // n_workers, 1))
+    side_by_side = _reads_side_by_side(model)
+    n_workers = max(min(n_threads, n_passes), 1) if side_by_side else 1
+    if side_by_side:
+        torch.set_num_threads(1 if steady else max(n_threads // n_workers, 1))
     try:
         yield n_workers
     finally:
-        if n_workers > 1:
-            torch.set_num_threads(n_threads)
+        torch.set_num_threads(n_threads)
 
 
 def _reads_side_by_side(model: PreTrainedModel) -> bool:

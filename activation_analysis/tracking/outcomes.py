@@ -108,7 +108,7 @@ def _log_folder(
         folder,
         run_id=run_id,
         schema=contract.SCHEMA,
-        proof=outcome.activations.details.get("proof", ""),
+        proof=outcome.proven,
     )
     # It says that all the rest has arrived, so it travels by itself.
     apart = folder.parent / manifest.name

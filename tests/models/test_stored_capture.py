@@ -429,3 +429,22 @@ def test_what_is_read_back_is_what_the_model_gives(tmp_path):
             np.testing.assert_allclose(
                 stored.matrix(site), there.matrix(site), rtol=1e-5, atol=1e-5
             )
+
+
+@pytest.mark.parametrize("n_prompts", [4, 40, 300])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "bert"])
+def test_the_number_of_threads_changes_no_byte(tmp_path, family, n_prompts):
+    """Also where there are fewer passes than threads."""
+    texts, captures = [f"{i} {SENTENCES[i % 4]}" for i in range(n_prompts)], []
+    for n_threads in (1, 2, 3):
+        torch.set_num_threads(n_threads)
+        capture = ActivationCapture(tiny_model(family), tokenizer=tiny_tokenizer(), progress=False)
+        request = Request(positions=("last", "mean"))
+        done = store_capture(
+            capture, capture.tokens(texts), request, root=tmp_path / str(n_threads)
+        )
+        captures.append(
+            {f.name: f.read_bytes() for f in done.folder.iterdir() if f.name != ".lock"}
+        )
+        assert torch.get_num_threads() == n_threads
+    assert captures[0] == captures[1] == captures[2]
