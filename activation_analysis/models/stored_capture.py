@@ -66,8 +66,8 @@ def store_capture(
 ) -> StoredCapture:
     """Record into the store what is not there yet.
 
-    The details in capture.json quote what the proof measured in the process that sealed it; the
-    number of torch's threads may show in those digits.
+    The bytes are the same for any number of processes and of torch's threads, where all of the
+    model is in memory.
 
     Parameters
     ----------
