@@ -253,12 +253,16 @@ def _numbered(stat_map: StatMap) -> pd.DataFrame:
 def _permutation_map(
     a: np.ndarray, b: np.ndarray, n_permutations: int, rng: np.random.Generator
 ) -> StatMap:
-    permuted = permutation.max_t(a, b, test="student", n_permutations=n_permutations, rng=rng)
+    seed = int(rng.integers(2**63))
+    permuted, alone = (
+        shuffle([a, b], "student", n_permutations=n_permutations, rng=np.random.default_rng(seed))
+        for shuffle in (permutation.max_statistic, permutation.unit_permutation)
+    )
     parametric = univariate.contrast_map(a, b, test="student")
     return replace(
         parametric,
         test="permutation",
-        p_value=np.where(parametric.tested, permuted.p_uncorrected, np.nan),
+        p_value=np.where(parametric.tested, alone.p_value, np.nan),
         p_adjusted=np.where(parametric.tested, permuted.p_value, np.nan),
         control="max_t",
         family_size=int(parametric.tested.sum()),

@@ -2,30 +2,34 @@
 
 Labels are shuffled over prompts, and the largest statistic over all units of each shuffle is
 kept. A unit survives if few shuffles have any unit as extreme. The dependence between units
-is respected as it is. All relabellings of a block of units are one matrix product.
+is respected as it is. `permuted_designs` says what each test shuffles, `null_maxima` does it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
-from activation_analysis.statistics.exchangeability import exchangeability, permuted_rows
-from activation_analysis.statistics.hypothesis_tests import student_t, welch_t
-from activation_analysis.statistics.moments import two_groups
-from activation_analysis.statistics.permutation_scores import (
-    AdjustedScores,
-    StudentScores,
-    WelchScores,
+from activation_analysis.statistics.null_maxima import (
+    NullMaxima,
+    Relabellings,
+    available_cores,
+    column_blocks,
+)
+from activation_analysis.statistics.permutation_scores import Rows
+from activation_analysis.statistics.permuted_designs import (
+    DESIGNS,
+    PermutedDesign,
+    permuted_design,
 )
 
-BLOCK_UNITS = 1024  # units x permutations held at once: 2 MiB, so that one block stays in cache
-BLOCK_PERMUTATIONS = 256
 # Sums of the same numbers in another order differ by rounding; such relabellings tie.
 TIE_TOLERANCE = 1e-12
-FAMILY_TESTS = {"student": (student_t, StudentScores), "welch": (welch_t, WelchScores)}
+STEPPED_UNITS = 2048  # most significant units that a step-down takes one by one
+FAMILY_TESTS = tuple(DESIGNS)
 
 
 @dataclass(frozen=True)
@@ -34,10 +38,21 @@ class MaxT:
 
     statistic: np.ndarray  # (n_units,) as observed, signed; NaN where not testable
     p_value: np.ndarray  # (n_units,) two-sided, family-wise
-    p_uncorrected: np.ndarray  # (n_units,) two-sided, each unit against its own relabellings
     n_permutations: int  # relabellings used; all of them, the observed one included, if exact
     exact: bool
     null_max: np.ndarray  # (n_permutations,) largest abs(statistic) of each relabelling
+    n_possible: int  # relabellings that the design allows
+    exchangeable: str  # what was shuffled: "free", "within", "whole", "signs"
+
+
+@dataclass(frozen=True)
+class UnitPermutation:
+    """Every unit against its own relabellings: uncorrected."""
+
+    statistic: np.ndarray  # (n_units,) as observed, signed; NaN where not testable
+    p_value: np.ndarray  # (n_units,) two-sided, at least 1 / (n_permutations + 1)
+    n_permutations: int
+    exact: bool
 
 
 def max_t(
@@ -50,6 +65,8 @@ def max_t(
     groups: Sequence | np.ndarray | None = None,
     nuisance: np.ndarray | None = None,
     rng: np.random.Generator | None = None,
+    *,
+    n_threads: int | None = None,
 ) -> MaxT:
     """Max-T permutation test of every unit: which differ, at one error rate for all of them?
 
@@ -65,24 +82,28 @@ def max_t(
     Parameters
     ----------
     a, b : (n_a, n_units) and (n_b, n_units)
-        Activations of the two groups.
-    test : "student" or "welch"
+        Activations of the two groups; aligned by row for "paired" and "wilcoxon".
+    test : an entry of ``FAMILY_TESTS``
+        "mannwhitney" compares the tie-corrected z without continuity.
     n_permutations : int
         Random relabellings, B.
     step_down : bool
-        Westfall and Young's step-down p-values instead of single-step ones.
+        Westfall and Young's step-down p-values instead of single-step ones: exact for the 2048
+        most significant units; those beyond compete with all beyond (conservative).
     exact : "auto", True or False
         Enumerate all relabellings: "auto" where they are at most ``n_permutations``.
-    groups : (n_a + n_b,) labels, optional
+    groups : (n_a + n_b,) labels, or (n_pairs,) for paired tests, optional
         Exchangeability block of every row, those of ``a`` first. Blocks that hold both
         conditions are shuffled within; blocks of one condition each are relabelled whole,
-        among blocks of the same size.
+        among blocks of the same size. Pairs of one block are flipped together.
     nuisance : (n_a + n_b, k), optional
         Covariates to adjust for by Freedman and Lane's method (an intercept is implied);
         for ``test="student"``, which becomes the t of the regression. Relabellings are then
-        permutations of residuals, always drawn.
+        permutations of residuals.
     rng : numpy.random.Generator, optional
         Seeded with 0 if left out.
+    n_threads : int, optional
+        All cores where left out; no number depends on it.
 
     Returns
     -------
@@ -102,94 +123,215 @@ def max_t(
     Freedman & Lane (1983), Journal of Business & Economic Statistics 1:292-298.
     Phipson & Smyth (2010), Statistical Applications in Genetics and Molecular Biology 9:39.
     """
-    a, b = two_groups(a, b)
-    _check_options(test, n_permutations, exact, nuisance)
-    rng = np.random.default_rng(0) if rng is None else rng
-    in_first = np.arange(len(a) + len(b)) < len(a)
-    atoms = exchangeability(in_first, groups)
-    if nuisance is None:
-        observed_test, scores_of = FAMILY_TESTS[test]
-        scores, statistic = scores_of(a, b), observed_test(a, b).statistic
-        exact = atoms.n_relabellings <= n_permutations if exact == "auto" else bool(exact)
-        shuffles = atoms.enumerate() if exact else atoms.draw(n_permutations, rng)
-        observed = in_first[None]
-    else:
-        scores = AdjustedScores(a, b, in_first, _covariates(nuisance, len(in_first)))
-        statistic, exact = scores.statistic(), False
-        shuffles = permuted_rows(atoms, n_permutations, rng)
-        observed = np.arange(len(in_first))[None]
-    testable = np.flatnonzero(~np.isnan(statistic))
-    counted = _count(scores, testable, observed, shuffles, step_down)
-    already = 0 if exact else 1  # the observed labelling, unless it is among the enumerated
-    p_value, p_uncorrected = np.full((2, len(statistic)), np.nan)
-    p_value[testable] = (counted.family + already) / (len(shuffles) + already)
-    p_uncorrected[testable] = (counted.unit + already) / (len(shuffles) + already)
-    null_max = scores.as_statistic(counted.largest)
-    return MaxT(statistic, p_value, p_uncorrected, len(shuffles), exact, null_max)
+    return max_statistic(
+        [a, b],
+        test,
+        n_permutations=n_permutations,
+        step_down=step_down,
+        exact=exact,
+        groups=groups,
+        nuisance=nuisance,
+        rng=rng,
+        n_threads=n_threads,
+    )
 
 
-@dataclass(frozen=True)
-class _Counts:
-    family: np.ndarray  # (n_testable,) relabellings with any competitor as extreme
-    unit: np.ndarray  # (n_testable,) relabellings with this unit as extreme
-    largest: np.ndarray  # (n_shuffles,) largest score of each relabelling
+def max_statistic(
+    samples: Sequence[np.ndarray],
+    test: str,
+    *,
+    n_permutations: int = 1000,
+    step_down: bool = False,
+    exact: bool | str = "auto",
+    groups: Sequence | np.ndarray | None = None,
+    nuisance: np.ndarray | None = None,
+    rng: np.random.Generator | None = None,
+    n_threads: int | None = None,
+) -> MaxT:
+    """`max_t` for any number of groups: one for "one_sample", two or more for "f", "kruskal".
 
+    Parameters
+    ----------
+    samples : matrices (n_k, n_units) of the same units
 
-def _count(scores, testable, observed, shuffles, step_down: bool) -> _Counts:
-    """How many relabellings are as extreme, one block of units x relabellings at a time."""
-    size = np.zeros(len(testable))
-    for block in _blocks(len(testable), BLOCK_UNITS):
-        size[block] = scores(observed, scores.columns(testable[block]))[0]
-    threshold = size - TIE_TOLERANCE * (1 + size)
-    least_first = np.argsort(size, kind="stable")
-    family, unit = np.zeros((2, len(testable)), dtype=np.int64)
-    largest = np.zeros(len(shuffles))  # so far: units no more significant than this block's last
-    for block in _blocks(len(testable), BLOCK_UNITS):
-        members = least_first[block]
-        columns = scores.columns(testable[members])
-        for some in _blocks(len(shuffles), BLOCK_PERMUTATIONS):
-            values = scores(shuffles[some], columns)
-            unit[members] += (values >= threshold[members]).sum(axis=0)
-            if step_down:
-                np.maximum(values[:, 0], largest[some], out=values[:, 0])
-                np.maximum.accumulate(values, axis=1, out=values)
-                family[members] += (values >= threshold[members]).sum(axis=0)
-                largest[some] = values[:, -1]
-            else:
-                np.maximum(largest[some], values.max(axis=1), out=largest[some])
+    The others, the result and the errors are those of `max_t`.
+    """
+    x, design, relabellings = _set_up(samples, test, n_permutations, exact, groups, nuisance, rng)
+    statistic = design.statistic(x)
+    testable = ~np.isnan(statistic)
+    size = np.where(testable, design.score.of_statistic(statistic), 0.0)
+    null = NullMaxima(design.score, design.columns, relabellings, n_threads)
     if step_down:
-        most_first = least_first[::-1]
-        family[most_first] = np.maximum.accumulate(family[most_first])
+        top = _most_significant(size, testable)
+        apart = testable.copy()
+        apart[top] = False
+        null.add(x, apart)
+        p_value = counted(size, null.largest, relabellings.exact)
+        stepped, largest = _stepped(design, relabellings, x, top, size, null.largest)
+        p_value[top] = stepped
+        beyond = p_value[apart]
+        p_value[apart] = np.maximum(beyond, stepped.max(initial=0.0))
     else:
-        family = len(shuffles) - np.searchsorted(np.sort(largest), threshold, side="left")
-    return _Counts(family, unit, largest)
+        null.add(x, testable)
+        largest = null.largest
+        p_value = counted(size, largest, relabellings.exact)
+    return MaxT(
+        statistic=statistic,
+        p_value=np.where(testable, p_value, np.nan),
+        n_permutations=len(relabellings),
+        exact=relabellings.exact,
+        null_max=design.score.as_statistic(largest),
+        n_possible=relabellings.n_possible,
+        exchangeable=design.atoms.kind,
+    )
 
 
-def _blocks(n: int, width: int) -> Iterator[slice]:
-    return (slice(start, min(start + width, n)) for start in range(0, n, width))
+def unit_permutation(
+    samples: Sequence[np.ndarray],
+    test: str = "student",
+    *,
+    n_permutations: int = 1000,
+    exact: bool | str = "auto",
+    groups: Sequence | np.ndarray | None = None,
+    nuisance: np.ndarray | None = None,
+    rng: np.random.Generator | None = None,
+) -> UnitPermutation:
+    """Permutation test of every unit by itself: p before any correction over units.
+
+        p = (1 + number of relabellings with abs(t*) >= abs(t)) / (1 + B), or number / B if exact
+
+    Correcting such p-values over many units needs more relabellings than units / alpha.
+
+    Parameters, result and errors as `max_statistic`.
+    """
+    x, design, relabellings = _set_up(samples, test, n_permutations, exact, groups, nuisance, rng)
+    statistic = design.statistic(x)
+    testable = ~np.isnan(statistic)
+    size = np.where(testable, design.score.of_statistic(statistic), 0.0)
+    threshold = _threshold(size)
+    counts = np.zeros(len(size), dtype=np.int64)
+    for units in column_blocks(len(size), 256):
+        columns = design.columns.exact(x, units)
+        for some in column_blocks(len(relabellings), 1000):
+            values = _scores(design, relabellings, columns, some)
+            counts[units] += (values >= threshold[units]).sum(axis=0)
+    p_value = np.where(testable, _shares(counts, relabellings), np.nan)
+    return UnitPermutation(statistic, p_value, len(relabellings), relabellings.exact)
 
 
-def _check_options(test, n_permutations, exact, nuisance) -> None:
-    if test not in FAMILY_TESTS:
-        raise ValueError(f"no permutation test {test!r}; known: {', '.join(FAMILY_TESTS)}")
+def counted(size: np.ndarray, largest: np.ndarray, exact: bool) -> np.ndarray:
+    """Family-wise p of scores, from the largest score of every relabelling.
+
+    Parameters
+    ----------
+    size : (n_units,) observed scores, or statistics
+    largest : (n_relabellings,) of the same kind
+    exact : whether the relabellings are all that there are, the observed one among them
+    """
+    at_least = len(largest) - np.searchsorted(np.sort(largest), _threshold(size), side="left")
+    return at_least / len(largest) if exact else (at_least + 1) / (len(largest) + 1)
+
+
+def relabellings_of(
+    design: PermutedDesign,
+    n_permutations: int,
+    *,
+    exact: bool | str = "auto",
+    keys: np.ndarray | None = None,
+    rng: np.random.Generator | None = None,
+) -> Relabellings:
+    """All relabellings where they are few, else random ones.
+
+    Parameters
+    ----------
+    keys : (n_permutations, n) random keys in 0..1 of every row, where contrasts share them;
+        drawn from ``rng`` where left out
+    """
+    n_possible = design.n_possible
+    exact = n_possible <= n_permutations if exact == "auto" else bool(exact)
+    if exact:
+        return Relabellings(design.every(), design.flips, True, n_possible)
+    if keys is None:
+        rng = np.random.default_rng(0) if rng is None else rng
+        keys = rng.random((n_permutations, design.n_keys))
+    return Relabellings(design.placed(keys), design.flips, False, n_possible)
+
+
+def _set_up(
+    samples, test, n_permutations, exact, groups, nuisance, rng
+) -> tuple[Rows, PermutedDesign, Relabellings]:
     if n_permutations < 1:
         raise ValueError(f"n_permutations is {n_permutations}; at least 1, usually 1000 or more")
     if exact not in ("auto", True, False):
         raise ValueError(f"exact is {exact!r}; 'auto', True or False")
-    if nuisance is not None and test != "student":
-        raise ValueError(f"nuisance covariates go with test='student', received {test!r}")
-    if nuisance is not None and exact is True:
-        raise ValueError("residuals are permuted, never enumerated; leave exact at 'auto'")
+    samples = [np.asarray(s) for s in samples]
+    design = permuted_design(samples, test, groups=groups, nuisance=nuisance)
+    return Rows(samples), design, relabellings_of(design, n_permutations, exact=exact, rng=rng)
 
 
-def _covariates(nuisance: np.ndarray, n: int) -> np.ndarray:
-    covariates = np.asarray(nuisance, dtype=np.float64)
-    covariates = covariates[:, None] if covariates.ndim == 1 else covariates
-    if covariates.ndim != 2 or len(covariates) != n:
-        raise ValueError(
-            f"nuisance has shape {np.shape(nuisance)}; expected one row per prompt, ({n}, k): "
-            f"those of the first group, then those of the second"
-        )
-    if not np.isfinite(covariates).all():
-        raise ValueError("nuisance holds NaN or inf; leave out those prompts or covariates")
-    return covariates
+def _threshold(size: np.ndarray) -> np.ndarray:
+    return size - TIE_TOLERANCE * (1 + size)
+
+
+def _shares(counts: np.ndarray, relabellings: Relabellings) -> np.ndarray:
+    n = len(relabellings)
+    return counts / n if relabellings.exact else (counts + 1) / (n + 1)
+
+
+def _most_significant(size: np.ndarray, testable: np.ndarray) -> np.ndarray:
+    """Columns of the most significant units, the least of them first."""
+    order = np.argsort(size, kind="stable")
+    return order[testable[order]][-STEPPED_UNITS:]
+
+
+def _stepped(
+    design: PermutedDesign,
+    relabellings: Relabellings,
+    x: Rows,
+    top: np.ndarray,
+    size: np.ndarray,
+    beyond: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Step-down p of the most significant units, and the maxima over all units.
+
+    ``beyond`` are the maxima of the units that are less significant than all of these.
+    """
+    threshold, counts = _threshold(size[top]), np.zeros(len(top), dtype=np.int64)
+    largest = beyond.copy()
+    columns = design.columns.exact(x, top)
+    for some in column_blocks(len(relabellings), 256):
+        # One unit a row: a running maximum over rows works on whole vectors.
+        rivals = np.ascontiguousarray(_scores(design, relabellings, columns, some).T)
+        np.maximum(rivals[0], largest[some], out=rivals[0])
+        for less, more in pairwise(rivals):
+            np.maximum(less, more, out=more)
+        counts += (rivals >= threshold[:, None]).sum(axis=1)
+        largest[some] = rivals[-1]
+    p_value = _shares(counts, relabellings)
+    # No unit is more certain than one that is more significant.
+    return np.maximum.accumulate(p_value[::-1])[::-1], largest
+
+
+def _scores(
+    design: PermutedDesign, relabellings: Relabellings, columns: np.ndarray, some: slice
+) -> np.ndarray:
+    """Float64 scores of some relabellings of whole columns, (n_some, n_columns)."""
+    score = design.score
+    products = [
+        relabellings.of(vector, some) @ (np.square(columns) if of_squares else columns)
+        for vector, of_squares in zip(score.vectors, score.squared, strict=True)
+    ]
+    return score(products)
+
+
+__all__ = [
+    "FAMILY_TESTS",
+    "MaxT",
+    "UnitPermutation",
+    "available_cores",
+    "counted",
+    "max_statistic",
+    "max_t",
+    "relabellings_of",
+    "unit_permutation",
+]

@@ -1,140 +1,292 @@
-"""Scores of relabelled data as matrix products: what max-T compares, for each of its tests.
+"""Scores of relabelled data as matrix products: what a max-statistic test compares.
 
-Every column is centred in float64 and scaled to unit norm, so that a product with a scaled
-label vector is a correlation. A score rises with abs(t); ``as_statistic`` turns it into abs(t).
+Every column is centred and scaled to unit norm, so that its product with a unit-norm vector of
+the design is a correlation. A score rises with the size of the statistic and is cheaper;
+``as_statistic`` and ``of_statistic`` go from one to the other.
+
+    Correlation   abs(r)                                 Student's t, ranks, paired differences
+    Explained     b^2 / (1 - a^2)                        F, and regressions by Freedman and Lane
+    Unpooled      r^2 over the groups' own variances     Welch's t
+
+Each works on products in float32, in float64, or on a few chosen ones.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
 import numpy as np
 
 SMALLEST_ERROR = 1e-14  # of a unit-norm column: below it, rounding decides
+NEGLIGIBLE = 1e-10  # relative size of a direction that others span
 
 
-class StudentScores:
-    """abs(r) of values and labels: t = r sqrt((n - 2) / (1 - r^2))."""
+@dataclass(frozen=True)
+class Correlation:
+    """abs(r) of values and one vector of the design: t = r sqrt(df / (1 - r^2))."""
 
-    def __init__(self, a: np.ndarray, b: np.ndarray):
-        self.a, self.b = a, b
-        self.df = len(a) + len(b) - 2
+    vectors: np.ndarray  # (1, n) unit norm
+    df: float  # of the t statistic; infinite where z = sqrt(scale) r is meant
+    scale: float = 0.0  # of z, for ranks
+    sensitivity = 1.0  # how much an error of the product may grow
+    squared = (False,)  # which products are of squared columns
 
-    def columns(self, units: np.ndarray) -> np.ndarray:
-        return _unit_norm(_pooled(self.a, self.b, units))
+    def __call__(self, products: Sequence[np.ndarray]) -> np.ndarray:
+        return np.abs(products[0], out=products[0])
 
-    def __call__(self, labels: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """(n_relabellings, n) bool and (n, n_units) -> (n_relabellings, n_units)."""
-        n_a, n_b = len(self.a), len(self.b)
-        weights = np.where(labels, 1 / n_a, -1 / n_b) / np.sqrt(1 / n_a + 1 / n_b)
-        r = weights @ columns
-        return np.abs(r, out=r)
+    def as_statistic(self, score: np.ndarray) -> np.ndarray:
+        if np.isinf(self.df):
+            return score * np.sqrt(self.scale)
+        return score * np.sqrt(self.df / np.maximum(1 - score**2, SMALLEST_ERROR))
 
-    def as_statistic(self, r: np.ndarray) -> np.ndarray:
-        return r * np.sqrt(self.df / np.maximum(1 - r**2, SMALLEST_ERROR))
-
-
-class WelchScores:
-    """abs(t) of Welch's test from two products, of the labels with y and with y^2."""
-
-    def __init__(self, a: np.ndarray, b: np.ndarray):
-        self.a, self.b = a, b
-
-    def columns(self, units: np.ndarray) -> np.ndarray:
-        return _unit_norm(_pooled(self.a, self.b, units))
-
-    def __call__(self, labels: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        n_a, n_b = len(self.a), len(self.b)
-        in_first = labels.astype(np.float64)
-        total = in_first @ columns  # that of the second group is its negative
-        squares = in_first @ columns**2  # those of both groups add up to 1
-        in_a = np.maximum(squares - total**2 / n_a, 0)
-        in_b = np.maximum(1 - squares - total**2 / n_b, 0)
-        error = in_a / ((n_a - 1) * n_a) + in_b / ((n_b - 1) * n_b)
-        floor = SMALLEST_ERROR / (n_a + n_b) ** 2
-        return np.abs(total) * (1 / n_a + 1 / n_b) / np.sqrt(np.maximum(error, floor))
-
-    def as_statistic(self, t: np.ndarray) -> np.ndarray:
-        return t
+    def of_statistic(self, statistic: np.ndarray) -> np.ndarray:
+        if np.isinf(self.df):
+            return np.abs(statistic) / np.sqrt(self.scale)
+        return np.abs(statistic) / np.sqrt(statistic**2 + self.df)
 
 
-class AdjustedScores:
-    """abs(t) of the condition in a regression on nuisance covariates, by Freedman and Lane.
+@dataclass(frozen=True)
+class Explained:
+    """Share of the remaining variance that the effect explains, nuisance directions left out.
 
-    Residuals of the covariates alone are permuted and regressed on the whole design:
-    ``t = b sqrt(df / (1 - a^2 - b^2))`` with b the product of a permuted unit-norm residual and
-    the condition's own direction, a its projection onto the covariates.
+    s = b^2 / (1 - a^2), b^2 along the effect's directions and a^2 along the nuisance ones;
+    F = (s / q) / ((1 - s) / df), and abs(t) = sqrt(F) for one direction.
     """
 
-    def __init__(self, a: np.ndarray, b: np.ndarray, in_first: np.ndarray, covariates: np.ndarray):
-        self.a, self.b = a, b
-        self.space = _orthonormal(covariates - covariates.mean(axis=0))  # (n, rank)
-        n, rank = len(in_first), self.space.shape[1]
-        self.df = n - 2 - rank
-        condition = in_first - in_first.mean()
-        direction = condition - self.space @ (self.space.T @ condition)
-        length = np.linalg.norm(direction)
-        if self.df < 1 or length**2 < 1e-10 * (condition @ condition):
-            raise ValueError(
-                f"the covariates leave nothing of the condition to test (rank {rank} of {n} "
-                f"prompts); they determine it, or there are too many of them"
-            )
-        self.direction = direction / length
+    vectors: np.ndarray  # (n_effects + n_nuisance, n) orthonormal, the effect's first
+    n_effects: int
+    df: float  # infinite where H = scale s is meant
+    is_t: bool  # statistic is abs(t), not F
+    scale: float = 0.0  # of H, for ranks
 
-    def columns(self, units: np.ndarray) -> np.ndarray:
-        columns = _unit_norm(_pooled(self.a, self.b, units))
+    @property
+    def squared(self) -> tuple[bool, ...]:
+        return (False,) * len(self.vectors)
+
+    @property
+    def sensitivity(self) -> float:
+        return 3.0 if len(self.vectors) == self.n_effects else 80.0  # 1 - a^2 of .05 or more
+
+    def __call__(self, products: Sequence[np.ndarray]) -> np.ndarray:
+        score = np.square(products[0], out=products[0])
+        for other in products[1 : self.n_effects]:
+            score += np.square(other, out=other)
+        if len(products) > self.n_effects:
+            taken = np.square(products[self.n_effects], out=products[self.n_effects])
+            for other in products[self.n_effects + 1 :]:
+                taken += np.square(other, out=other)
+            np.subtract(1, taken, out=taken)
+            np.maximum(taken, SMALLEST_ERROR, out=taken)
+            score /= taken
+        return score
+
+    def as_statistic(self, score: np.ndarray) -> np.ndarray:
+        if np.isinf(self.df):
+            return score * self.scale
+        f = (score / self.n_effects) * self.df / np.maximum(1 - score, SMALLEST_ERROR)
+        return np.sqrt(f) if self.is_t else f
+
+    def of_statistic(self, statistic: np.ndarray) -> np.ndarray:
+        if np.isinf(self.df):
+            return statistic / self.scale
+        f = statistic**2 if self.is_t else statistic
+        return f * self.n_effects / (f * self.n_effects + self.df)
+
+
+@dataclass(frozen=True)
+class Unpooled:
+    """Welch's t from two products, of the labels with y and with y^2.
+
+    With r the correlation, S the first group's share of the sum of squares and w = 1/(n(n - 1))
+    of each group,  score = r^2 / D,  D = ((w_a - w_b) S + w_b) / max(w), and
+    t^2 = h score / (1 - g score).
+    """
+
+    vectors: np.ndarray  # (2, n) unit-norm labels; 1 in the first group
+    n_a: int
+    n_b: int
+    squared = (False, True)
+
+    @property
+    def _weights(self) -> tuple[float, float, float]:
+        w_a, w_b = 1 / ((self.n_a - 1) * self.n_a), 1 / ((self.n_b - 1) * self.n_b)
+        return w_a, w_b, max(w_a, w_b)
+
+    @property
+    def sensitivity(self) -> float:
+        w_a, w_b, largest = self._weights
+        return 3 * (largest / min(w_a, w_b)) ** 2
+
+    def __call__(self, products: Sequence[np.ndarray]) -> np.ndarray:
+        w_a, w_b, largest = self._weights
+        score, spread = np.square(products[0], out=products[0]), products[1]
+        spread *= (w_a - w_b) / largest
+        spread += w_b / largest
+        score /= spread
+        return score
+
+    @property
+    def _h_and_g(self) -> tuple[float, float]:
+        w_a, w_b, largest = self._weights
+        h = (1 / self.n_a + 1 / self.n_b) / largest
+        n = self.n_a + self.n_b
+        return h, (w_a * self.n_b / n + w_b * self.n_a / n) / largest
+
+    def as_statistic(self, score: np.ndarray) -> np.ndarray:
+        h, g = self._h_and_g
+        return np.sqrt(h * score / np.maximum(1 - g * score, SMALLEST_ERROR))
+
+    def of_statistic(self, statistic: np.ndarray) -> np.ndarray:
+        h, g = self._h_and_g
+        return statistic**2 / (h + g * statistic**2)
+
+
+Score = Correlation | Explained | Unpooled
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The prompts of all groups, one group after the other, without a copy of them."""
+
+    groups: Sequence[np.ndarray]  # each (n_k, n_units)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return sum(len(g) for g in self.groups), self.groups[0].shape[1]
+
+    def float64(self, units: slice | np.ndarray) -> np.ndarray:
+        """Some units, (n, k)."""
+        return np.concatenate([g[:, units] for g in self.groups], dtype=np.float64)
+
+    def deviations(self, units: slice) -> np.ndarray:
+        """Some units less the first prompt's, in float32 but for one rounding of each."""
+        blocks = [g[:, units] for g in self.groups]
+        first = blocks[0][0]
+        if any(b.dtype != np.float32 for b in blocks):
+            blocks, first = [b.astype(np.float64) for b in blocks], first.astype(np.float64)
+        columns = np.empty((self.shape[0], len(first)), np.float32)
+        start = 0
+        with np.errstate(invalid="ignore", over="ignore"):
+            for block in blocks:
+                into = columns[start : start + len(block)]
+                np.subtract(block, first, out=into, casting="same_kind")
+                start += len(block)
+        return columns
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Unit-norm columns of some units: values, ranks or residuals, whatever the test is of."""
+
+    transform: Callable[[np.ndarray], np.ndarray] | None = None  # float64 (n, k) -> (m, k)
+    centred: bool = True  # sign flips do not centre
+    nuisance: np.ndarray | None = None  # (n, rank) orthonormal, projected out
+
+    def exact(self, x: Rows, units: slice | np.ndarray) -> np.ndarray:
+        """(m, k) float64; zero where nothing varies or a value is not finite."""
+        values = x.float64(units)
+        values = values if self.transform is None else self.transform(values)
+        columns = _unit_norm(values, self.centred)
+        if self.nuisance is None:
+            return columns
         for _ in range(2):  # twice: the second pass removes what rounding left
-            columns -= self.space @ (self.space.T @ columns)
-        return _unit_norm(columns)
+            columns -= self.nuisance @ (self.nuisance.T @ columns)
+        left = np.square(columns).sum(axis=0)
+        columns[:, left < NEGLIGIBLE**2] = 0.0  # nothing that the nuisance does not span
+        return _unit_norm(columns, self.centred)
 
-    def __call__(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """(n_permutations, n) row indices and (n, n_units) -> (n_permutations, n_units)."""
-        along = self.direction[rows] @ columns
-        explained = along**2
-        for covariate in self.space.T:
-            explained += (covariate[rows] @ columns) ** 2
-        return np.abs(along) * np.sqrt(self.df / np.maximum(1 - explained, SMALLEST_ERROR))
-
-    def as_statistic(self, t: np.ndarray) -> np.ndarray:
-        return t
-
-    def statistic(self) -> np.ndarray:
-        """Signed t of the condition at every unit, NaN where nothing is left to explain."""
-        statistic = np.empty(self.a.shape[1])
-        for start in range(0, len(statistic), 1024):
-            units = np.arange(start, min(start + 1024, len(statistic)))
-            pooled = _pooled(self.a, self.b, units)
-            columns = self.columns(units)
-            along = self.direction @ columns
-            with np.errstate(invalid="ignore"):
-                statistic[units] = along * np.sqrt(
-                    self.df / np.maximum(1 - along**2, SMALLEST_ERROR)
-                )
-                centred = _unit_norm(pooled)
-                left = centred - self.space @ (self.space.T @ centred)
-                untestable = ~(np.sum(left**2, axis=0) > 1e-20)
-            statistic[units[untestable]] = np.nan
-        return statistic
+    def fast(self, x: Rows, units: slice) -> np.ndarray:
+        """The same in float32, centred before anything is rounded."""
+        if self.transform is not None or not self.centred:
+            return self.exact(x, units).astype(np.float32)
+        columns = x.deviations(units)
+        with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+            columns -= columns.sum(axis=0) / np.float32(len(columns))
+            norm = _norm(columns)
+            columns *= 1 / norm
+            odd = ~((norm > 1e-15) & (norm < 1e15))  # beyond float32, constant, or not finite
+            if self.nuisance is not None:
+                nuisance = self.nuisance.astype(np.float32)
+                columns -= nuisance @ (nuisance.T @ columns)
+                left = _norm(columns)
+                columns *= 1 / left
+                odd |= ~(left > 0.05)  # what is left is mostly rounding
+        odd = np.flatnonzero(odd)
+        if len(odd):
+            columns[:, odd] = self.exact(x, units.start + odd)
+        return columns
 
 
-def _pooled(a: np.ndarray, b: np.ndarray, units: np.ndarray) -> np.ndarray:
-    return np.concatenate([a[:, units], b[:, units]]).astype(np.float64)
+def _norm(columns: np.ndarray) -> np.ndarray:
+    return np.sqrt(np.einsum("ij,ij->j", columns, columns))
 
 
-def _unit_norm(columns: np.ndarray) -> np.ndarray:
-    """Centred columns of norm 1; zero where nothing varies or a value is not finite."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        columns = columns - columns[0]
-        columns -= columns.sum(axis=0) / len(columns)
-        norm = np.sqrt(np.square(columns).sum(axis=0))
-        columns /= norm
-    columns[:, ~(norm > 0)] = 0.0
-    return columns
+def _unit_norm(values: np.ndarray, centred: bool) -> np.ndarray:
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        if centred:
+            values = values - values[0]
+            values -= values.sum(axis=0) / len(values)
+        largest = np.abs(values).max(axis=0, initial=0.0)
+        values = values / largest  # so that no square overflows
+        norm = np.sqrt(np.square(values).sum(axis=0))
+        values /= norm
+    values[:, ~((norm > 0) & np.isfinite(largest))] = 0.0
+    return values
 
 
-def _orthonormal(covariates: np.ndarray) -> np.ndarray:
-    """A basis of what the covariates span, (n, rank)."""
-    spread = np.linalg.norm(covariates, axis=0)
-    varying = spread > 0
+def two_sample(n_a: int, n_b: int) -> np.ndarray:
+    """The unit-norm vector whose product with a column is its correlation with the label."""
+    vector = np.repeat([1 / n_a, -1 / n_b], [n_a, n_b])
+    return vector / np.sqrt(1 / n_a + 1 / n_b)
+
+
+def orthonormal(columns: np.ndarray) -> np.ndarray:
+    """A basis of what some columns span, (n, rank)."""
+    size = np.linalg.norm(columns, axis=0)
+    varying = size > 0
     if not varying.any():
-        return np.empty((len(covariates), 0))
-    left, size, _ = np.linalg.svd(covariates[:, varying] / spread[varying], full_matrices=False)
-    return left[:, size > 1e-10 * size.max()]
+        return np.empty((len(columns), 0))
+    left, singular, _ = np.linalg.svd(columns[:, varying] / size[varying], full_matrices=False)
+    return left[:, singular > NEGLIGIBLE * singular.max()]
+
+
+def residual_directions(
+    effect: np.ndarray, nuisance: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Orthonormal directions of an effect beyond the nuisance, and of the nuisance itself.
+
+    Parameters
+    ----------
+    effect : (n, q) columns of the design that are tested
+    nuisance : (n, c) columns that are not, or None; an intercept is implied
+
+    Returns
+    -------
+    (n, q) and (n, rank) arrays, orthogonal to each other and to the intercept
+
+    Raises
+    ------
+    ValueError
+        If the nuisance determines the effect.
+    """
+    effect = effect - effect.mean(axis=0)
+    space = np.empty((len(effect), 0))
+    if nuisance is not None:
+        space = orthonormal(nuisance - nuisance.mean(axis=0))
+    beyond = effect.copy()
+    for _ in range(2):
+        beyond -= space @ (space.T @ beyond)
+    kept = np.linalg.norm(beyond, axis=0) > 1e-5 * np.linalg.norm(effect, axis=0)
+    directions = orthonormal(beyond[:, kept])
+    n, rank = space.shape
+    if (
+        not kept.all()
+        or directions.shape[1] < effect.shape[1]
+        or n - 1 - rank < effect.shape[1] + 1
+    ):
+        raise ValueError(
+            f"the covariates leave nothing of the condition to test (rank {rank} of {n} "
+            f"prompts); they determine it, or there are too many of them"
+        )
+    return directions, space

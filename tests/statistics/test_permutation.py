@@ -1,16 +1,26 @@
 """Max-T: exact counts, family-wise error, step-down, exchangeability blocks, nuisance."""
 
-from itertools import combinations, permutations
+from itertools import combinations, permutations, product
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from activation_analysis.statistics.exchangeability import exchangeability, permuted_rows
+from activation_analysis.statistics import null_maxima
+from activation_analysis.statistics.exchangeability import exchangeability, sign_flips
 from activation_analysis.statistics.hypothesis_tests import TESTS
-from activation_analysis.statistics.permutation import FAMILY_TESTS, max_t
+from activation_analysis.statistics.permutation import (
+    FAMILY_TESTS,
+    max_statistic,
+    max_t,
+    relabellings_of,
+    unit_permutation,
+)
+from activation_analysis.statistics.permutation_scores import Rows
+from activation_analysis.statistics.permuted_designs import permuted_design
 
-every_test = pytest.mark.parametrize("test", FAMILY_TESTS)
+every_test = pytest.mark.parametrize("test", ["student", "welch"])
+every_design = pytest.mark.parametrize("test", FAMILY_TESTS)
 
 
 def groups(n_a=4, n_b=5, n_units=3, seed=0):
@@ -53,7 +63,7 @@ def test_enumeration_agrees_with_counting_by_hand(test, step_down):
         expected[order] = np.maximum.accumulate(expected[order])
     np.testing.assert_allclose(found.p_value, expected, rtol=1e-12)
     np.testing.assert_allclose(
-        found.p_uncorrected, (all_t >= observed - 1e-9).mean(axis=0), rtol=1e-12
+        unit_permutation([a, b], test).p_value, (all_t >= observed - 1e-9).mean(axis=0), rtol=1e-12
     )
     np.testing.assert_allclose(np.sort(found.null_max), np.sort(all_t.max(axis=1)), rtol=1e-9)
 
@@ -77,8 +87,8 @@ def test_statistic_is_that_of_the_test(test):
 
 def test_uncorrected_p_agrees_with_the_t_test_on_normal_data():
     a, b = groups(30, 30, 200)
-    found = max_t(a, b, n_permutations=4000)
-    np.testing.assert_allclose(found.p_uncorrected, TESTS["student"](a, b).p_value, atol=0.03)
+    found = unit_permutation([a, b], n_permutations=4000)
+    np.testing.assert_allclose(found.p_value, TESTS["student"](a, b).p_value, atol=0.03)
 
 
 def test_adjusted_t_is_that_of_the_regression():
@@ -106,11 +116,114 @@ def test_freedman_lane_by_regression_of_permuted_residuals():
         max(abs(OLS(residual[list(order), j], full).fit().tvalues[-1]) for j in range(2))
         for order in permutations(range(6))
     ]
-    found = max_t(a, b, nuisance=covariate, n_permutations=20_000)
-    # Drawn, not enumerated: the null distribution is that of all 720 orders.
-    assert set(np.round(found.null_max, 6)) == set(np.round(by_hand, 6))
+    found = max_t(a, b, nuisance=covariate)
+    assert (found.exact, found.n_permutations) == (True, 720)
+    np.testing.assert_allclose(np.sort(found.null_max), np.sort(by_hand), rtol=1e-8)
     expected = [np.mean(np.array(by_hand) >= abs(t) - 1e-9) for t in found.statistic]
-    np.testing.assert_allclose(found.p_value, expected, atol=0.015)
+    np.testing.assert_allclose(found.p_value, expected, rtol=1e-12)
+    drawn = max_t(a, b, nuisance=covariate, n_permutations=20_000, exact=False)
+    np.testing.assert_allclose(drawn.p_value, expected, atol=0.015)
+
+
+def samples_of(test, n_units=4, seed=0, n=6):
+    """Groups as each test takes them, ties among them."""
+    rng = np.random.default_rng(seed)
+    count = {"one_sample": 1, "f": 3, "kruskal": 3}.get(test, 2)
+    sizes = [n] * count if test in ("paired", "wilcoxon", "one_sample") else [n, n - 2, n - 1]
+    return [np.round(rng.normal(size=(k, n_units)), 1) + 0.3 for k in sizes[:count]]
+
+
+def by_scipy(test, x):
+    """abs(statistic) of every unit by scipy, in this library's scale."""
+    if test in ("f", "kruskal"):
+        return (stats.f_oneway if test == "f" else stats.kruskal)(*x, axis=0).statistic
+    if test == "student":
+        return np.abs(stats.ttest_ind(*x).statistic)
+    if test == "welch":
+        return np.abs(stats.ttest_ind(*x, equal_var=False).statistic)
+    if test == "mannwhitney":
+        n_a, n_b = map(len, x)
+        ranks = stats.rankdata(np.vstack(x), axis=0)
+        far = ranks[:n_a].sum(axis=0) - n_a * (n_a + n_b + 1) / 2
+        variance = np.var(ranks, axis=0, ddof=1) * n_a * n_b / (n_a + n_b)
+        return np.abs(far) / np.sqrt(variance)
+    differences = x[0] if test == "one_sample" else x[0] - x[1]
+    if test in ("paired", "one_sample"):
+        return np.abs(stats.ttest_1samp(differences, 0).statistic)
+    kept = [d[d != 0] for d in differences.T]
+    ranks = [stats.rankdata(np.abs(d)) for d in kept]
+    pairs = zip(ranks, kept, strict=True)
+    return np.array([abs((r * np.sign(d)).sum()) / np.sqrt((r**2).sum()) for r, d in pairs])
+
+
+def all_relabelled(test, x):
+    """abs(statistic) under every relabelling, the slow and obvious way."""
+    if test in ("paired", "wilcoxon", "one_sample"):
+        d = x[0] if test == "one_sample" else x[0] - x[1]
+        for signs in product((1, -1), repeat=len(d)):
+            flipped = d * np.array(signs)[:, None]
+            yield by_scipy(test, [flipped] if test == "one_sample" else [flipped, 0 * flipped])
+        return
+    pooled, label = np.vstack(x), np.repeat(np.arange(len(x)), list(map(len, x)))
+    for order in sorted(set(permutations(label.tolist()))):
+        yield by_scipy(test, [pooled[np.array(order) == k] for k in range(len(x))])
+
+
+@every_design
+def test_every_design_agrees_with_enumeration_by_scipy(test):
+    x = samples_of(test, n=4 if test in ("f", "kruskal") else 6)
+    every = np.array(list(all_relabelled(test, x)))
+    found = max_statistic(x, test, n_permutations=5000)
+    assert (found.exact, found.n_permutations) == (True, len(every))
+    observed = by_scipy(test, x)
+    np.testing.assert_allclose(np.abs(found.statistic), observed, rtol=1e-10)
+    np.testing.assert_allclose(np.sort(found.null_max), np.sort(every.max(axis=1)), rtol=1e-9)
+    family = [(every.max(axis=1) >= t - 1e-9).mean() for t in observed]
+    np.testing.assert_allclose(found.p_value, family, rtol=1e-12)
+    alone = unit_permutation(x, test, n_permutations=5000)
+    np.testing.assert_allclose(alone.p_value, (every >= observed - 1e-9).mean(axis=0), rtol=1e-12)
+
+
+def test_adjusted_f_is_that_of_the_regression():
+    from statsmodels.api import OLS, add_constant
+
+    rng = np.random.default_rng(2)
+    x = samples_of("f", n=9)
+    covariates = rng.normal(size=(24, 2))
+    found = max_statistic(x, "f", nuisance=covariates, n_permutations=50)
+    label = np.repeat([0, 1, 2], [9, 7, 8])
+    design = add_constant(np.column_stack([label == 0, label == 1, covariates]))
+    expected = [OLS(y, design).fit().f_test(np.eye(5)[1:3]).fvalue for y in np.vstack(x).T]
+    np.testing.assert_allclose(found.statistic, expected, rtol=1e-10)
+
+
+def float64_maxima(x, test, n_permutations, **options):
+    """What the products find if nothing is in float32 and nothing in blocks."""
+    design = permuted_design(x, test, **options)
+    relabellings = relabellings_of(design, n_permutations, rng=np.random.default_rng(3))
+    columns = design.columns.exact(Rows(x), slice(0, x[0].shape[1]))
+    products = [
+        relabellings.of(v) @ (columns**2 if squared else columns)
+        for v, squared in zip(design.score.vectors, design.score.squared, strict=True)
+    ]
+    return design.score.as_statistic(design.score(products).max(axis=1))
+
+
+@pytest.mark.parametrize(
+    ("test", "adjusted"),
+    [*((test, False) for test in FAMILY_TESTS), ("student", True), ("f", True)],
+)
+def test_float32_products_find_the_maxima_of_float64(test, adjusted):
+    rng = np.random.default_rng(0)
+    x = [g.astype(np.float32) for g in samples_of(test, n_units=3000, n=40)]
+    x = [np.concatenate([g, g[:, :50]], axis=1) for g in x]  # ties between units
+    n = sum(map(len, x))
+    options = {"nuisance": rng.normal(size=(n, 2))} if adjusted else {}
+    found = max_statistic(
+        x, test, n_permutations=300, rng=np.random.default_rng(3), exact=False, **options
+    )
+    expected = float64_maxima(x, test, 300, **options)
+    np.testing.assert_allclose(found.null_max, expected, rtol=1e-11)
 
 
 # Invariants
@@ -144,12 +257,47 @@ def test_step_down_is_never_less_powerful(test):
 def test_blocks_of_units_and_permutations_change_nothing(test, step_down, monkeypatch):
     a, b = groups(10, 12, 130)
     whole = max_t(a, b, test=test, n_permutations=200, step_down=step_down)
-    monkeypatch.setattr("activation_analysis.statistics.permutation.BLOCK_UNITS", 7)
-    monkeypatch.setattr("activation_analysis.statistics.permutation.BLOCK_PERMUTATIONS", 11)
+    monkeypatch.setattr("activation_analysis.statistics.null_maxima.BLOCK_UNITS", 7)
+    monkeypatch.setattr("activation_analysis.statistics.null_maxima.BLOCK_RELABELLINGS", 11)
     parts = max_t(a, b, test=test, n_permutations=200, step_down=step_down)
     np.testing.assert_array_equal(whole.p_value, parts.p_value)
-    np.testing.assert_array_equal(whole.p_uncorrected, parts.p_uncorrected)
-    np.testing.assert_allclose(whole.null_max, parts.null_max, rtol=1e-12)
+    np.testing.assert_array_equal(whole.null_max, parts.null_max)
+
+
+@every_design
+def test_no_bit_depends_on_blocks_or_threads(test, monkeypatch):
+    x = [g.astype(np.float32) for g in samples_of(test, n_units=700, n=40)]
+    whole = max_statistic(x, test, n_permutations=200, n_threads=1)
+    for units, rows, n_threads in ((7, 11, 2), (100, 1000, 3), (512, 64, 1)):
+        monkeypatch.setattr(null_maxima, "BLOCK_UNITS", units)
+        monkeypatch.setattr(null_maxima, "BLOCK_RELABELLINGS", rows)
+        parts = max_statistic(x, test, n_permutations=200, n_threads=n_threads)
+        np.testing.assert_array_equal(whole.p_value, parts.p_value)
+        np.testing.assert_array_equal(whole.null_max, parts.null_max)
+
+
+@every_design
+def test_one_nan_leaves_every_other_number_bit_identical(test):
+    x = [g.astype(np.float32) for g in samples_of(test, n_units=2000, n=40)]
+    clean = max_statistic(x, test, n_permutations=200)
+    weakest = int(np.argmin(np.abs(clean.statistic)))
+    x[0][3, weakest] = np.nan
+    found = max_statistic(x, test, n_permutations=200)
+    others = np.arange(2000) != weakest
+    assert np.isnan(found.p_value[weakest])
+    np.testing.assert_array_equal(found.p_value[others], clean.p_value[others])
+    np.testing.assert_array_equal(found.statistic[others], clean.statistic[others])
+
+
+def test_step_down_beyond_the_most_significant_units_is_conservative(monkeypatch):
+    a, b = groups(15, 15, 300)
+    whole = max_t(a, b, n_permutations=300, step_down=True)
+    monkeypatch.setattr("activation_analysis.statistics.permutation.STEPPED_UNITS", 20)
+    some = max_t(a, b, n_permutations=300, step_down=True)
+    top = np.argsort(-np.abs(whole.statistic))
+    np.testing.assert_array_equal(some.p_value[top[:20]], whole.p_value[top[:20]])
+    assert np.all(some.p_value >= whole.p_value)
+    np.testing.assert_allclose(some.null_max, whole.null_max, rtol=1e-12)
 
 
 @every_test
@@ -160,7 +308,7 @@ def test_bad_units_leave_the_family_and_nothing_else_changes(test):
     a[0, 4], b[0, 5] = np.nan, np.inf
     found = max_t(a, b, test=test)
     np.testing.assert_allclose(found.p_value[:3], clean.p_value, rtol=1e-12)
-    for name in ("statistic", "p_value", "p_uncorrected"):
+    for name in ("statistic", "p_value"):
         assert np.all(np.isnan(getattr(found, name)[3:]))
 
 
@@ -172,7 +320,8 @@ def test_float32_with_an_offset_keeps_the_ties_of_discrete_data(test):
     moved = max_t((a + 10_000).astype(np.float32), (b + 10_000).astype(np.float32), test=test)
     np.testing.assert_array_equal(plain.p_value, moved.p_value)
     # With as many relabellings as there are, a count is whole and includes its mirror image.
-    counts = plain.p_uncorrected[~np.isnan(plain.p_value)] * plain.n_permutations
+    alone = unit_permutation([a, b], test)
+    counts = alone.p_value[~np.isnan(plain.p_value)] * alone.n_permutations
     np.testing.assert_allclose(counts % 2, 0, atol=1e-9)
 
 
@@ -208,53 +357,78 @@ def test_family_wise_error_is_five_percent(test, step_down):
 
 
 def test_shuffles_are_uniform_over_all_relabellings():
-    atoms = exchangeability(np.arange(5) < 2, None)
+    labels = np.arange(5) < 2
+    atoms = exchangeability(labels, None)
     assert atoms.n_relabellings == 10
-    drawn = atoms.draw(20_000, np.random.default_rng(0))
+    drawn = labels[atoms.draw(20_000, np.random.default_rng(0))]
     _, counts = np.unique(drawn, axis=0, return_counts=True)
     assert stats.chisquare(counts).pvalue > 1e-3
     assert len(counts) == 10
 
 
 def test_enumeration_lists_every_relabelling_once_and_the_observed_one():
-    in_first = np.array([True, False, True, True, False, False])
-    for labels, expected in ((None, 20), ([0, 0, 1, 1, 1, 2], 2 * 3), ([0, 1, 2, 3, 4, 5], 20)):
-        atoms = exchangeability(in_first, labels)
-        every = atoms.enumerate()
+    labels = np.array([1, 0, 1, 1, 0, 0])
+    for groups_, expected in ((None, 20), ([0, 0, 1, 1, 1, 2], 2 * 3), ([0, 1, 2, 3, 4, 5], 20)):
+        atoms = exchangeability(labels, groups_)
+        every = atoms.labellings()
         assert every.shape == (expected, 6)
         assert len(np.unique(every, axis=0)) == expected == atoms.n_relabellings
-        assert np.any(np.all(every == in_first, axis=1))
+        assert np.any(np.all(every == labels, axis=1))
         assert np.all(every.sum(axis=1) == 3)
 
 
+def test_relabellings_of_three_conditions_are_multinomial():
+    atoms = exchangeability(["a", "a", "b", "c", "c"], None)
+    every = atoms.labellings()
+    assert len(np.unique(every, axis=0)) == len(every) == atoms.n_relabellings == 30
+    assert np.all(np.sort(every, axis=1) == [0, 0, 1, 2, 2])
+
+
+def test_row_permutations_are_enumerated_within_strata():
+    atoms = exchangeability([0, 0, 1, 1], [0, 1, 0, 1])
+    assert sorted(map(tuple, atoms.row_permutations())) == [
+        (0, 1, 2, 3),
+        (0, 3, 2, 1),
+        (2, 1, 0, 3),
+        (2, 3, 0, 1),
+    ]
+
+
 def test_crossed_blocks_are_shuffled_within():
-    in_first = np.repeat([True, False], 6)
-    items = np.tile(np.arange(6), 2)
-    drawn = exchangeability(in_first, items).draw(100, np.random.default_rng(0))
+    labels = np.repeat([0, 1], 6)
+    atoms = exchangeability(labels, np.tile(np.arange(6), 2))
+    drawn = labels[atoms.draw(100, np.random.default_rng(0))]
     assert np.all(drawn[:, :6] != drawn[:, 6:])
-    assert exchangeability(in_first, items).n_relabellings == 2**6
+    assert (atoms.kind, atoms.n_relabellings) == ("within", 2**6)
 
 
 def test_nested_blocks_are_relabelled_whole_among_equals():
-    in_first = np.repeat([True, False], [8, 10])
+    labels = np.repeat([0, 1], [8, 10])
     templates = np.repeat(list("abcdefg"), [2, 2, 4, 2, 2, 4, 2])
-    atoms = exchangeability(in_first, templates)
-    drawn = atoms.draw(200, np.random.default_rng(0))
+    atoms = exchangeability(labels, templates)
+    drawn = labels[atoms.draw(200, np.random.default_rng(0))]
     for template in set(templates):
         inside = drawn[:, templates == template]
         assert np.all(inside == inside[:, :1])
-    assert np.all(drawn.sum(axis=1) == 8)
-    assert atoms.n_relabellings == 10 * 2  # 2 of 5 pairs, 1 of 2 foursomes
+    assert np.all(drawn.sum(axis=1) == 10)
+    assert (atoms.kind, atoms.n_relabellings) == ("whole", 10 * 2)  # 2 of 5 pairs, 1 of 2 fours
 
 
-@pytest.mark.parametrize("labels", [None, [0, 0, 1, 1, 0, 1, 2, 2], [0, 0, 1, 1, 2, 2, 3, 3]])
-def test_permuted_rows_move_what_may_be_exchanged(labels):
-    in_first = np.arange(8) < 4
-    atoms = exchangeability(in_first, labels)
-    rows = permuted_rows(atoms, 2000, np.random.default_rng(0))
+@pytest.mark.parametrize("groups_", [None, [0, 0, 1, 1, 0, 1, 2, 2], [0, 0, 1, 1, 2, 2, 3, 3]])
+def test_drawn_rows_move_what_may_be_exchanged(groups_):
+    labels = np.repeat([0, 1], 4)
+    atoms = exchangeability(labels, groups_)
+    rows = atoms.draw(2000, np.random.default_rng(0))
     assert np.all(np.sort(rows, axis=1) == np.arange(8))
-    reachable = {tuple(row) for row in atoms.enumerate()}
-    assert {tuple(in_first[row]) for row in rows} == reachable
+    assert {tuple(labels[row]) for row in rows} == {tuple(row) for row in atoms.labellings()}
+
+
+def test_pairs_of_one_block_are_flipped_together():
+    flips = sign_flips(4, ["x", "y", "x", "z"])
+    assert len(np.unique(flips.patterns(), axis=0)) == flips.n_relabellings == 8
+    drawn = flips.draw(400, np.random.default_rng(0))
+    np.testing.assert_array_equal(drawn[:, 0], drawn[:, 2])
+    assert len(np.unique(drawn, axis=0)) == 8
 
 
 def test_templates_inflate_the_error_unless_they_are_the_blocks():
@@ -316,7 +490,9 @@ def test_a_planted_unit_is_found_beside_a_covariate():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"test": "mannwhitney"}, "no permutation test 'mannwhitney'; known: student, welch"),
+        ({"test": "median"}, "no permutation test 'median'; known: student, welch, mannwhitney"),
+        ({"test": "paired"}, "one prompt of each group per pair, received 4 and 5"),
+        ({"test": "one_sample"}, "takes one group, received 2"),
         ({"n_permutations": 0}, "n_permutations is 0"),
         ({"exact": "always"}, "exact is 'always'"),
         ({"groups": [1, 2]}, r"one label per prompt, \(9,\)"),
@@ -325,7 +501,6 @@ def test_a_planted_unit_is_found_beside_a_covariate():
         ({"nuisance": np.full((9, 1), np.nan)}, "nuisance holds NaN"),
         ({"nuisance": (np.arange(9) < 4) * 2.0}, "leave nothing of the condition"),
         ({"nuisance": np.ones((9, 1)), "test": "welch"}, "go with test='student'"),
-        ({"nuisance": np.ones((9, 1)), "exact": True}, "permuted, never enumerated"),
     ],
 )
 def test_unusable_options_are_refused(options, message):

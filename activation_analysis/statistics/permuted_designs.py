@@ -1,0 +1,283 @@
+"""What each test shuffles, and what it compares: designs of permutation tests.
+
+`permuted_design` makes one from the sizes of the groups; a new test is a function here and its
+line in ``DESIGNS``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import rankdata
+
+from activation_analysis.statistics.exchangeability import (
+    Exchangeability,
+    SignFlips,
+    exchangeability,
+    sign_flips,
+)
+from activation_analysis.statistics.hypothesis_tests import TESTS
+from activation_analysis.statistics.permutation_scores import (
+    Columns,
+    Correlation,
+    Explained,
+    Rows,
+    Score,
+    Unpooled,
+    residual_directions,
+    two_sample,
+)
+
+
+@dataclass(frozen=True)
+class PermutedDesign:
+    """One test of one design: what may be exchanged, and how units are scored."""
+
+    score: Score
+    columns: Columns
+    atoms: Exchangeability | SignFlips
+    observed: Callable[..., np.ndarray] | None = None  # groups -> signed statistic; None: by score
+    by_label: bool = True  # the score depends on labels only, not on which row has them
+
+    @property
+    def flips(self) -> bool:
+        """Whether signs are flipped, not rows exchanged."""
+        return isinstance(self.atoms, SignFlips)
+
+    @property
+    def n_possible(self) -> int:
+        """Relabellings that differ, the observed one included."""
+        if self.flips or self.by_label:
+            return self.atoms.n_relabellings
+        return self.atoms.n_row_permutations
+
+    @property
+    def n_keys(self) -> int:
+        """Prompts, or pairs, that need a random key."""
+        return len(self.atoms.block if self.flips else self.atoms.atom)
+
+    def every(self) -> np.ndarray:
+        """All relabellings, as `null_maxima.Relabellings` has them."""
+        if self.flips:
+            return self.atoms.patterns()
+        if not self.by_label:
+            return self.atoms.row_permutations()
+        of_label = np.unique(self.atoms.row_label, return_index=True)[1]
+        return of_label[self.atoms.labellings()]
+
+    def placed(self, keys: np.ndarray) -> np.ndarray:
+        """One relabelling for each row of random keys, (n, n_keys)."""
+        return self.atoms.signs(keys) if self.flips else self.atoms.rows(keys)
+
+    def statistic(self, x: Rows) -> np.ndarray:
+        """The observed statistic of every unit, signed where it has a sign, (n_units,) float64."""
+        if self.observed is not None:
+            return self.observed(*x.groups)
+        statistic = np.empty(x.shape[1])
+        for start in range(0, len(statistic), 512):
+            units = slice(start, min(start + 512, len(statistic)))
+            columns = self.columns.exact(x, units)
+            products = [vector @ columns for vector in self.score.vectors]
+            sign = np.sign(products[0]) if self._has_sign else 1.0
+            sized = self.score.as_statistic(self.score([p.copy() for p in products])) * sign
+            undefined = np.all(columns == 0, axis=0)
+            if not self.flips:
+                undefined |= np.all([_constant(g[:, units]) for g in x.groups], axis=0)
+            statistic[units] = np.where(undefined, np.nan, sized)
+        return statistic
+
+    @property
+    def _has_sign(self) -> bool:
+        return isinstance(self.score, Correlation) or getattr(self.score, "is_t", False)
+
+
+def permuted_design(
+    samples: Sequence[np.ndarray],
+    test: str,
+    *,
+    groups: Sequence | np.ndarray | None = None,
+    nuisance: np.ndarray | None = None,
+) -> PermutedDesign:
+    """What a permutation test of these groups shuffles and compares.
+
+    Parameters
+    ----------
+    samples : matrices (n_k, n_units), of which the sizes count
+    test : an entry of ``DESIGNS``
+    groups : exchangeability block of every row (of every pair, for paired tests), or None
+    nuisance : (n, k) covariates for "student" and "f", or None
+
+    Raises
+    ------
+    ValueError
+        If the test is unknown, the groups do not fit it, or nothing can be exchanged.
+    """
+    if test not in DESIGNS:
+        raise ValueError(f"no permutation test {test!r}; known: {', '.join(DESIGNS)}")
+    _refuse_mismatch(samples)
+    sizes = [len(s) for s in samples]
+    if nuisance is None:
+        return DESIGNS[test](sizes, groups)
+    if test not in ADJUSTED:
+        raise ValueError(f"nuisance covariates go with test='student' or 'f', received {test!r}")
+    return _adjusted(sizes, groups, covariates(nuisance, sum(sizes)), is_t=ADJUSTED[test])
+
+
+def _student(sizes: list[int], groups) -> PermutedDesign:
+    n_a, n_b = _two(sizes)
+    score = Correlation(two_sample(n_a, n_b)[None], n_a + n_b - 2)
+    return PermutedDesign(score, Columns(), _labelled(sizes, groups), _by("student"))
+
+
+def _welch(sizes: list[int], groups) -> PermutedDesign:
+    n_a, n_b = _two(sizes)
+    label = np.repeat([1.0, 0.0], [n_a, n_b])
+    score = Unpooled(np.vstack([two_sample(n_a, n_b), label]), n_a, n_b)
+    return PermutedDesign(score, Columns(), _labelled(sizes, groups), _by("welch"))
+
+
+def _mann_whitney(sizes: list[int], groups) -> PermutedDesign:
+    n_a, n_b = _two(sizes)
+    score = Correlation(two_sample(n_a, n_b)[None], np.inf, scale=n_a + n_b - 1)
+    return PermutedDesign(score, Columns(midranks), _labelled(sizes, groups))
+
+
+def _f(sizes: list[int], groups) -> PermutedDesign:
+    effect, _ = residual_directions(_indicators(sizes), None)
+    score = Explained(effect.T.copy(), effect.shape[1], sum(sizes) - len(sizes), is_t=False)
+    return PermutedDesign(score, Columns(), _labelled(sizes, groups))
+
+
+def _kruskal(sizes: list[int], groups) -> PermutedDesign:
+    effect, _ = residual_directions(_indicators(sizes), None)
+    score = Explained(effect.T.copy(), effect.shape[1], np.inf, is_t=False, scale=sum(sizes) - 1.0)
+    return PermutedDesign(score, Columns(midranks), _labelled(sizes, groups))
+
+
+def _paired(sizes: list[int], groups) -> PermutedDesign:
+    n = _pairs(sizes)
+    score = Correlation(np.full((1, n), n**-0.5), n - 1)
+    columns = Columns(within_pairs, centred=False)
+    return PermutedDesign(score, columns, sign_flips(n, groups), _by("paired"))
+
+
+def _wilcoxon(sizes: list[int], groups) -> PermutedDesign:
+    n = _pairs(sizes)
+    score = Correlation(np.full((1, n), n**-0.5), np.inf, scale=n)
+    return PermutedDesign(score, Columns(signed_ranks, centred=False), sign_flips(n, groups))
+
+
+def _one_sample(sizes: list[int], groups) -> PermutedDesign:
+    if len(sizes) != 1:
+        raise ValueError(f"test 'one_sample' takes one group, received {len(sizes)}")
+    n = sizes[0]
+    score = Correlation(np.full((1, n), n**-0.5), n - 1)
+    return PermutedDesign(score, Columns(centred=False), sign_flips(n, groups))
+
+
+def _adjusted(sizes: list[int], groups, nuisance: np.ndarray, *, is_t: bool) -> PermutedDesign:
+    """Freedman and Lane: residuals of the nuisance are permuted and regressed on everything."""
+    if is_t:
+        _two(sizes)
+    effect, space = residual_directions(_indicators(sizes), nuisance)
+    df = sum(sizes) - 1 - space.shape[1] - effect.shape[1]
+    if is_t and effect[: sizes[0]].sum() < 0:
+        effect = -effect  # a basis has no sign; the first group's side is positive
+    score = Explained(np.vstack([effect.T, space.T]), effect.shape[1], df, is_t=is_t)
+    atoms = _labelled(sizes, groups)
+    return PermutedDesign(score, Columns(nuisance=space), atoms, by_label=False)
+
+
+DESIGNS: dict[str, Callable[[list[int], Sequence | None], PermutedDesign]] = {
+    "student": _student,
+    "welch": _welch,
+    "mannwhitney": _mann_whitney,
+    "paired": _paired,
+    "wilcoxon": _wilcoxon,
+    "one_sample": _one_sample,
+    "f": _f,
+    "kruskal": _kruskal,
+}
+ADJUSTED = {"student": True, "glm_t": True, "f": False, "glm_f": False}  # name -> is a t
+
+
+def midranks(x: np.ndarray) -> np.ndarray:
+    """Ranks of every column, ties sharing their mean rank; NaN where a value is NaN."""
+    return rankdata(x, axis=0, nan_policy="propagate")
+
+
+def within_pairs(x: np.ndarray) -> np.ndarray:
+    """First half of the rows minus the second, (n, k) of (2 n, k)."""
+    half = len(x) // 2
+    with np.errstate(invalid="ignore"):
+        return x[:half] - x[half:]
+
+
+def signed_ranks(x: np.ndarray) -> np.ndarray:
+    """Signed midranks of the differences within pairs that are not 0, (n, k) of (2 n, k)."""
+    differences = within_pairs(x)
+    zero = differences == 0
+    ranks = rankdata(np.abs(differences), axis=0, nan_policy="propagate") - zero.sum(axis=0)
+    return np.where(zero, 0.0, np.sign(differences) * ranks)
+
+
+def covariates(nuisance: np.ndarray, n: int) -> np.ndarray:
+    """Nuisance covariates as a float64 matrix of ``n`` rows, or a ValueError."""
+    values = np.asarray(nuisance, dtype=np.float64)
+    values = values[:, None] if values.ndim == 1 else values
+    if values.ndim != 2 or len(values) != n:
+        raise ValueError(
+            f"nuisance has shape {np.shape(nuisance)}; expected one row per prompt, ({n}, k): "
+            f"those of the first group, then those of the second"
+        )
+    if not np.isfinite(values).all():
+        raise ValueError("nuisance holds NaN or inf; leave out those prompts or covariates")
+    return values
+
+
+def _constant(x: np.ndarray) -> np.ndarray:
+    return np.all(x == x[0], axis=0)
+
+
+def _by(test: str) -> Callable[..., np.ndarray]:
+    return lambda *groups: TESTS[test](*groups).statistic
+
+
+def _labelled(sizes: list[int], groups) -> Exchangeability:
+    return exchangeability(np.repeat(np.arange(len(sizes)), sizes), groups)
+
+
+def _indicators(sizes: list[int]) -> np.ndarray:
+    """Columns that are 1 in one group each, the last group left out, (n, n_groups - 1)."""
+    label = np.repeat(np.arange(len(sizes)), sizes)
+    return (label[:, None] == np.arange(len(sizes) - 1)).astype(float)
+
+
+def _two(sizes: list[int]) -> tuple[int, int]:
+    if len(sizes) != 2:
+        raise ValueError(f"this test compares two groups, received {len(sizes)}; use 'f'")
+    return sizes[0], sizes[1]
+
+
+def _pairs(sizes: list[int]) -> int:
+    n_a, n_b = _two(sizes)
+    if n_a != n_b:
+        raise ValueError(
+            f"a paired test needs one prompt of each group per pair, received {n_a} and {n_b} "
+            f"prompts; align the rows by item, or use an unpaired test"
+        )
+    return n_a
+
+
+def _refuse_mismatch(samples: Sequence[np.ndarray]) -> None:
+    for number, sample in enumerate(samples, 1):
+        if np.ndim(sample) != 2 or len(sample) < 2:
+            raise ValueError(
+                f"group {number} has shape {np.shape(sample)}; expected (n_prompts, n_units) "
+                f"with two prompts or more"
+            )
+    widths = [np.shape(s)[1] for s in samples]
+    if len(set(widths)) > 1:
+        raise ValueError(f"the groups have {', '.join(map(str, widths))} units; expected the same")
