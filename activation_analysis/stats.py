@@ -88,7 +88,7 @@ class ActivationStats:
         units = shared_units(group1, group2)
         a, b = matrix_of(group1, "group1"), matrix_of(group2, "group2")
         if test == "permutation":
-            stat_map = _permutation_map(a, b, n_permutations, np.random.default_rng(seed))
+            stat_map = _permutation_map(a, b, n_permutations, seed)
         elif test in TESTS or test in TEST_ALIASES:
             stat_map = univariate.contrast_map(a, b, test=test)
         else:
@@ -250,10 +250,7 @@ def _numbered(stat_map: StatMap) -> pd.DataFrame:
     return table
 
 
-def _permutation_map(
-    a: np.ndarray, b: np.ndarray, n_permutations: int, rng: np.random.Generator
-) -> StatMap:
-    seed = int(rng.integers(2**63))
+def _permutation_map(a: np.ndarray, b: np.ndarray, n_permutations: int, seed: int) -> StatMap:
     permuted, alone = (
         shuffle([a, b], "student", n_permutations=n_permutations, rng=np.random.default_rng(seed))
         for shuffle in (permutation.max_statistic, permutation.unit_permutation)
