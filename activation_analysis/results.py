@@ -7,7 +7,7 @@ Each result has ``table()`` (a tidy DataFrame) and, where there is something to 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -30,12 +30,15 @@ class StatMap:
     mean_difference: np.ndarray  # (n_units,) in the model's own units
     excluded: np.ndarray  # (n_units,) reason as text, "" where tested
     test: str
-    n: tuple[int, int]  # prompts in the first and second group
+    n: tuple[int, ...]  # prompts in each group
     p_adjusted: np.ndarray | None = None  # (n_units,) under `control`, over `family_size` units
     control: str | None = None
     alpha: float = 0.05
-    family_size: int | None = None  # units that the correction ran over, all sites and layers
+    family_size: int | None = None  # units that the correction ran over, all that it spans
     units: Units | None = None  # addresses, where the matrix came from a recording
+    effect_low: np.ndarray | None = None  # (n_units,) 95 % interval of the effect size
+    effect_high: np.ndarray | None = None  # (n_units,)
+    more: Mapping[str, np.ndarray] = field(default_factory=dict)  # further columns, (n_units,)
 
     def __len__(self) -> int:
         return len(self.statistic)
@@ -63,6 +66,9 @@ class StatMap:
             "mean_difference": self.mean_difference,
             "excluded": self.excluded,
         }
+        if self.effect_low is not None:
+            columns |= {"effect_low": self.effect_low, "effect_high": self.effect_high}
+        columns |= self.more
         if self.p_adjusted is not None:
             columns |= {"p_adjusted": self.p_adjusted, "significant": self.significant}
         return pd.DataFrame(columns)

@@ -194,6 +194,8 @@ TESTS: dict[str, Callable[[Sample, Sample], UnitStatistics]] = {
     "mannwhitney": mann_whitney_u,
     "paired": paired_t,
 }
+PAIRED_TESTS = ("paired", "wilcoxon")
+OMNIBUS_TESTS = ("f", "kruskal", "glm_f")
 MOMENT_TESTS = ("student", "welch")  # those that need no more than Moments of the groups
 TEST_ALIASES = {"ttest": "student"}
 

@@ -273,7 +273,9 @@ def residual_directions(
     effect = effect - effect.mean(axis=0)
     space = np.empty((len(effect), 0))
     if nuisance is not None:
-        space = orthonormal(nuisance - nuisance.mean(axis=0))
+        centred = nuisance - nuisance.mean(axis=0)
+        varies = np.linalg.norm(centred, axis=0) > NEGLIGIBLE * np.linalg.norm(nuisance, axis=0)
+        space = orthonormal(centred[:, varies])  # the mean of a constant is rounded, too
     beyond = effect.copy()
     for _ in range(2):
         beyond -= space @ (space.T @ beyond)

@@ -26,6 +26,7 @@ from activation_analysis.statistics.permutation_scores import (
     Rows,
     Score,
     Unpooled,
+    orthonormal,
     residual_directions,
     two_sample,
 )
@@ -97,6 +98,7 @@ def permuted_design(
     samples: Sequence[np.ndarray],
     test: str,
     *,
+    weights: Sequence[float] | None = None,
     groups: Sequence | np.ndarray | None = None,
     nuisance: np.ndarray | None = None,
 ) -> PermutedDesign:
@@ -105,7 +107,9 @@ def permuted_design(
     Parameters
     ----------
     samples : matrices (n_k, n_units), of which the sizes count
-    test : an entry of ``DESIGNS``
+    test : an entry of ``DESIGNS``, or of ``ADJUSTED``
+    weights : one of every group for a linear contrast of their means ("student", "glm_t"), or
+        None: the first of two groups against the second, or any difference among several
     groups : exchangeability block of every row (of every pair, for paired tests), or None
     nuisance : (n, k) covariates for "student" and "f", or None
 
@@ -114,15 +118,27 @@ def permuted_design(
     ValueError
         If the test is unknown, the groups do not fit it, or nothing can be exchanged.
     """
-    if test not in DESIGNS:
+    if test not in DESIGNS and test not in ADJUSTED:
         raise ValueError(f"no permutation test {test!r}; known: {', '.join(DESIGNS)}")
     _refuse_mismatch(samples)
     sizes = [len(s) for s in samples]
-    if nuisance is None:
-        return DESIGNS[test](sizes, groups)
+    if weights is not None and not ADJUSTED.get(test):
+        raise ValueError(
+            f"a permutation test of several weighted conditions goes with test='student', "
+            f"received {test!r}"
+        )
+    if nuisance is None and weights is None:
+        return DESIGNS[WITHOUT_COVARIATES.get(test, test)](sizes, groups)
     if test not in ADJUSTED:
         raise ValueError(f"nuisance covariates go with test='student' or 'f', received {test!r}")
-    return _adjusted(sizes, groups, covariates(nuisance, sum(sizes)), is_t=ADJUSTED[test])
+    others = None if nuisance is None else covariates(nuisance, sum(sizes))
+    effect = _indicators(sizes)
+    if weights is not None:
+        effect, within = weighted(sizes, weights)
+        others = within if others is None else np.hstack([within, others])
+    elif ADJUSTED[test]:
+        _two(sizes)
+    return _adjusted(sizes, groups, effect, others, is_t=ADJUSTED[test])
 
 
 def _student(sizes: list[int], groups) -> PermutedDesign:
@@ -177,17 +193,40 @@ def _one_sample(sizes: list[int], groups) -> PermutedDesign:
     return PermutedDesign(score, Columns(centred=False), sign_flips(n, groups))
 
 
-def _adjusted(sizes: list[int], groups, nuisance: np.ndarray, *, is_t: bool) -> PermutedDesign:
+def _adjusted(sizes, groups, effect: np.ndarray, others: np.ndarray, is_t: bool) -> PermutedDesign:
     """Freedman and Lane: residuals of the nuisance are permuted and regressed on everything."""
-    if is_t:
-        _two(sizes)
-    effect, space = residual_directions(_indicators(sizes), nuisance)
-    df = sum(sizes) - 1 - space.shape[1] - effect.shape[1]
-    if is_t and effect[: sizes[0]].sum() < 0:
-        effect = -effect  # a basis has no sign; the first group's side is positive
-    score = Explained(np.vstack([effect.T, space.T]), effect.shape[1], df, is_t=is_t)
+    directions, space = residual_directions(effect, others)
+    df = sum(sizes) - 1 - space.shape[1] - directions.shape[1]
+    if is_t and effect[:, 0] @ directions[:, 0] < 0:
+        directions = -directions  # a basis has no sign; the first side is positive
+    score = Explained(np.vstack([directions.T, space.T]), directions.shape[1], df, is_t=is_t)
     atoms = _labelled(sizes, groups)
     return PermutedDesign(score, Columns(nuisance=space), atoms, by_label=False)
+
+
+def weighted(sizes: Sequence[int], weights: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """Columns of the model of group means: the contrast's own, and all that is orthogonal to it.
+
+    In the model with both, the coefficient of the first is sum_k c_k mean_k up to scale.
+
+    Parameters
+    ----------
+    sizes, weights : prompts and weight of every group; weights add up to 0
+
+    Returns
+    -------
+    (n, 1) and (n, n_groups - 2) arrays; the intercept is left out of both
+    """
+    weights = np.asarray(weights, dtype=float)
+    if len(weights) != len(sizes) or abs(weights.sum()) > 1e-9 or not weights.any():
+        raise ValueError(
+            f"weights {weights.tolist()} are no contrast of {len(sizes)} groups; one each, "
+            f"adding up to 0"
+        )
+    label = np.repeat(np.arange(len(sizes)), sizes)
+    # Within the span of the groups, what leaves the contrast of means unchanged.
+    rest = orthonormal(np.eye(len(sizes)) - np.outer(weights, weights) / (weights @ weights))
+    return (weights / np.asarray(sizes))[label][:, None], rest[label]
 
 
 DESIGNS: dict[str, Callable[[list[int], Sequence | None], PermutedDesign]] = {
@@ -201,6 +240,7 @@ DESIGNS: dict[str, Callable[[list[int], Sequence | None], PermutedDesign]] = {
     "kruskal": _kruskal,
 }
 ADJUSTED = {"student": True, "glm_t": True, "f": False, "glm_f": False}  # name -> is a t
+WITHOUT_COVARIATES = {"glm_t": "student", "glm_f": "f"}
 
 
 def midranks(x: np.ndarray) -> np.ndarray:
