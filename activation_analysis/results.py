@@ -204,6 +204,47 @@ class TopUnits:
 
 
 @dataclass(frozen=True)
+class PermutationSummary:
+    """What a family-wise permutation test of a contrast shuffled, and how far chance reached."""
+
+    n_permutations: int  # relabellings used; all of them, the observed one included, if exact
+    exact: bool
+    n_possible: int  # relabellings that the design allows
+    exchangeable: str  # "free", "within", "whole" or "signs"
+    null_max: np.ndarray  # (n_permutations,) largest of each relabelling, over the whole family
+    critical: float  # what a unit must reach in a single step
+    is_statistic: bool  # both are abs(statistic); else -log10 of its parametric p
+    tail_shape: float  # of the generalised Pareto tail; NaN where none was fitted
+    tail_fit_p: float  # its goodness of fit
+    tail_passed: bool
+
+    @property
+    def smallest_p(self) -> float:
+        """No p-value can be smaller."""
+        return 1 / (self.n_permutations + (not self.exact))
+
+    @property
+    def sentence(self) -> str:
+        """How labels were shuffled, for a reader."""
+        how = {
+            "free": "any prompt may take any other's place",
+            "within": "prompts exchange within their group",
+            "whole": "whole groups exchange",
+            "signs": "the two prompts of an item exchange",
+        }[self.exchangeable]
+        used = "all of them" if self.exact else f"{self.n_permutations:,} drawn"
+        return (
+            f"{many(self.n_possible)} relabellings are possible ({how}); {used}: "
+            f"no p below {self.smallest_p:.2g}"
+        )
+
+
+def many(count: int) -> str:
+    """A count that may be astronomical."""
+    return f"{count:,}" if count < 10**7 else f"10^{len(str(count)) - 1}"
+
+
+@dataclass(frozen=True)
 class Power:
     """What the design at hand can detect under the stated control."""
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.special import ndtr
 
 from activation_analysis.analyses.designs import Design
 from activation_analysis.analyses.samples import Recording
@@ -25,10 +24,11 @@ from activation_analysis.statistics.permutation import (
 )
 from activation_analysis.statistics.permutation_scores import Rows
 from activation_analysis.statistics.permuted_designs import PermutedDesign
-from activation_analysis.statistics.tail import tail_p_values
+from activation_analysis.statistics.tail import TailFit, tail_p_values
 
 SiteMaps = Mapping[str, StatMap]
 STEPPED_UNITS = 2048  # most significant units of the family that a step-down takes one by one
+FEWEST_FOR_TAIL = 200  # relabellings
 RECOMPUTED = ("mannwhitney", "wilcoxon")  # maps hold U and W, permutations compare z
 
 
@@ -97,18 +97,20 @@ def by_max_statistic(
     does not matter to it; contrasts share the random keys, and statistics of different kinds
     are compared by their parametric p.
     """
-    families = [_Shuffled.of(recording, design, sites) for design, sites in zip(designs, maps)]
+    families = [
+        _Shuffled.of(recording, design, sites) for design, sites in zip(designs, maps, strict=True)
+    ]
     relabellings = _relabellings(recording, families, how)
     alone = len(families) == 1
     sizes = [family.observed(recording) for family in families]
-    common = [s if alone else f.common(s) for f, s in zip(families, sizes)]
+    common = [s if alone else f.common(s) for f, s in zip(families, sizes, strict=True)]
     every = np.concatenate(common)
     top = _largest(every, STEPPED_UNITS if how.step_down else 0)
     is_top = np.zeros(len(every), dtype=bool)
     is_top[top] = True
     ends = np.cumsum([len(c) for c in common])[:-1]
     null = []
-    for family, drawn, apart in zip(families, relabellings, np.split(~is_top, ends)):
+    for family, drawn, apart in zip(families, relabellings, np.split(~is_top, ends), strict=True):
         statistics = family.null_maxima(recording, drawn, apart)
         null.append(statistics if alone else family.common(statistics))
     largest = np.maximum.reduce(null)
@@ -118,11 +120,12 @@ def by_max_statistic(
         rivals = _rivals(recording, families, relabellings, top, ends, alone)
         p_value[top], largest = stepped_down(every[top], rivals, largest, exact)
         p_value[~is_top] = np.maximum(p_value[~is_top], p_value[top].max())
-    tail = tail_p_values(largest, every)
-    p_value, p_tail = (np.where(np.isnan(every), np.nan, p) for p in (p_value, tail.p_value))
-    adjusted = _with_adjusted(maps, p_value, how, p_tail=p_tail)
+    p_value[np.isnan(every)] = np.nan
+    tail, more = _tail(largest, every, exact, how), {}
+    if tail is not None:
+        more["p_tail"] = tail.p_value
     return Controlled(
-        adjusted,
+        _with_adjusted(maps, p_value, how, **more),
         tuple(
             PermutationSummary(
                 n_permutations=len(drawn),
@@ -131,13 +134,21 @@ def by_max_statistic(
                 exchangeable=family.permuted.atoms.kind,
                 null_max=largest,
                 critical=float(np.quantile(largest, 1 - how.alpha, method="higher")),
-                tail_shape=tail.shape,
-                tail_fits=tail.fits,
-                tail_gof_p=tail.gof_p,
+                is_statistic=alone,
+                tail_shape=np.nan if tail is None else tail.shape,
+                tail_fit_p=np.nan if tail is None else tail.fit_p_value,
+                tail_passed=tail is not None and tail.passed,
             )
-            for family, drawn in zip(families, relabellings)
+            for family, drawn in zip(families, relabellings, strict=True)
         ),
     )
+
+
+def _tail(largest: np.ndarray, every: np.ndarray, exact: bool, how: ErrorControl) -> TailFit | None:
+    """A smooth tail of the null maxima; None where the counted p says all that there is."""
+    if exact or len(largest) < FEWEST_FOR_TAIL:
+        return None
+    return tail_p_values(largest, every, rng=np.random.default_rng([how.seed, 1]))
 
 
 CONTROLS: dict[str, Callable[..., Controlled]] = {
@@ -181,7 +192,9 @@ class _Shuffled:
             return np.abs(np.concatenate([m.statistic for m in self.maps.values()]))
         return np.concatenate(
             [
-                np.where(tested, np.abs(self.permuted.statistic(self._rows(recording, *at))), np.nan)
+                np.where(
+                    tested, np.abs(self.permuted.statistic(self._rows(recording, *at))), np.nan
+                )
                 for *at, tested in _layers(self.maps)
             ]
         )
@@ -226,7 +239,9 @@ def _layers(maps: SiteMaps) -> Iterator[tuple[str, int, np.ndarray]]:
             yield site, int(layer), stat_map.tested[stat_map.units.columns_of(layer)]
 
 
-def _relabellings(recording, families: Sequence[_Shuffled], how: ErrorControl) -> list[Relabellings]:
+def _relabellings(
+    recording, families: Sequence[_Shuffled], how: ErrorControl
+) -> list[Relabellings]:
     keys = np.random.default_rng(how.seed).random((how.n_permutations, len(recording)))
     # Lists of different length cannot be joined: several contrasts are shuffled at random.
     exact = "auto" if len(families) == 1 else False
@@ -255,7 +270,7 @@ def _rivals(recording, families, relabellings, top, ends, alone) -> Iterator[np.
         columns.append(family.columns(recording, units) if len(units) else None)
     for some in column_blocks(len(relabellings[0]), 256):
         values = np.empty((some.stop - some.start, len(top)))
-        for family, drawn, own, place in zip(families, relabellings, columns, places):
+        for family, drawn, own, place in zip(families, relabellings, columns, places, strict=True):
             if own is not None:
                 score = family.permuted.score
                 reached = score.as_statistic(scores_of(score, drawn, own, some))

@@ -11,11 +11,11 @@ fillings of one template, are not independent, and none of these tests is right 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import stdtr
 
+from activation_analysis.statistics.anova import one_way_f
+from activation_analysis.statistics.linear_model import adjusted_f, weighted_t
 from activation_analysis.statistics.moments import (
     Sample,
     column_blocks,
@@ -25,19 +25,17 @@ from activation_analysis.statistics.moments import (
     moments,
     pairs,
     pooled_variance,
+    several_groups,
     two_groups,
     two_moments,
 )
+from activation_analysis.statistics.rank_tests import (
+    brunner_munzel,
+    kruskal_wallis,
+    wilcoxon_signed_rank,
+)
 from activation_analysis.statistics.ranks import rank_sums, rank_test_p_values
-
-
-@dataclass(frozen=True)
-class UnitStatistics:
-    """One test at every unit; NaN where the unit cannot be tested."""
-
-    statistic: np.ndarray  # (n_units,)
-    p_value: np.ndarray  # (n_units,) two-sided
-    df: np.ndarray  # (n_units,) NaN for rank tests
+from activation_analysis.statistics.unit_statistics import UnitStatistics, t_statistics
 
 
 def student_t(a: Sample, b: Sample) -> UnitStatistics:
@@ -73,7 +71,7 @@ def student_t(a: Sample, b: Sample) -> UnitStatistics:
     in_a, in_b = two_moments(a, b)
     squared_error = pooled_variance(in_a, in_b) * (1 / in_a.n + 1 / in_b.n)
     df = np.full(in_a.n_units, float(in_a.n + in_b.n - 2))
-    return _t_statistics(mean_difference(in_a, in_b), squared_error, df)
+    return t_statistics(mean_difference(in_a, in_b), squared_error, df)
 
 
 def welch_t(a: Sample, b: Sample) -> UnitStatistics:
@@ -109,7 +107,7 @@ def welch_t(a: Sample, b: Sample) -> UnitStatistics:
     with np.errstate(invalid="ignore", divide="ignore"):
         share = error_a / (error_a + error_b)
     df = 1 / (share**2 / (in_a.n - 1) + (1 - share) ** 2 / (in_b.n - 1))
-    return _t_statistics(mean_difference(in_a, in_b), error_a + error_b, df)
+    return t_statistics(mean_difference(in_a, in_b), error_a + error_b, df)
 
 
 def paired_t(a: np.ndarray, b: np.ndarray) -> UnitStatistics:
@@ -143,7 +141,7 @@ def paired_t(a: np.ndarray, b: np.ndarray) -> UnitStatistics:
     a, b = pairs(a, b)
     within = moments(pair_differences(a, b))
     df = np.full(a.shape[1], float(within.n - 1))
-    return _t_statistics(within.mean, within.variance / within.n, df)
+    return t_statistics(within.mean, within.variance / within.n, df)
 
 
 def mann_whitney_u(a: np.ndarray, b: np.ndarray) -> UnitStatistics:
@@ -188,16 +186,96 @@ def mann_whitney_u(a: np.ndarray, b: np.ndarray) -> UnitStatistics:
     return UnitStatistics(u, p_value, np.full(len(u), np.nan))
 
 
-TESTS: dict[str, Callable[[Sample, Sample], UnitStatistics]] = {
+def one_sample_t(x: np.ndarray, mean: float = 0.0) -> UnitStatistics:
+    """One-sample t-test of every unit: does its mean differ from a given value?
+
+        t = (mean(x) - mean) / (sd(x) / sqrt(n)),  df = n - 1
+
+    Activations have no natural zero at most sites: for differences, or z-scores.
+
+    Parameters
+    ----------
+    x : (n, n_units)
+    mean : float
+        What the mean is under the null hypothesis.
+
+    Returns
+    -------
+    UnitStatistics
+        NaN where a unit has NaN or inf, or does not vary.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two prompts.
+
+    References
+    ----------
+    Student (1908), Biometrika 6:1-25.
+    """
+    (x,) = several_groups([x], at_least=1)
+    if np.ndim(mean) != 0:
+        raise ValueError(f"mean has shape {np.shape(mean)}; one number, or use a paired test")
+    within = moments(x)
+    df = np.full(within.n_units, float(within.n - 1))
+    difference = (within.origin - mean) + within.offset
+    return t_statistics(difference, within.variance / within.n, df)
+
+
+def glm_t(a: np.ndarray, b: np.ndarray, nuisance: np.ndarray | None = None) -> UnitStatistics:
+    """t of the condition in a regression with covariates (ANCOVA): Student's t without any.
+
+    Parameters
+    ----------
+    a, b : (n_a, n_units) and (n_b, n_units)
+    nuisance : (n_a + n_b, k), those of ``a`` first; an intercept is implied
+
+    Returns
+    -------
+    UnitStatistics
+        df = n_a + n_b - 2 - rank of the covariates.
+
+    Raises
+    ------
+    ValueError
+        If the covariates determine the condition, or the groups do not match.
+    """
+    if nuisance is None:
+        return student_t(a, b)
+    return weighted_t(two_groups(a, b), (1.0, -1.0), nuisance)
+
+
+def glm_f(*groups: np.ndarray, nuisance: np.ndarray | None = None) -> UnitStatistics:
+    """F of any difference among conditions in a regression with covariates: `one_way_f` without.
+
+    Parameters, result and errors as `glm_t`, for two groups or more.
+    """
+    return one_way_f(*groups) if nuisance is None else adjusted_f(several_groups(groups), nuisance)
+
+
+TESTS: dict[str, Callable[..., UnitStatistics]] = {
     "student": student_t,
     "welch": welch_t,
-    "mannwhitney": mann_whitney_u,
     "paired": paired_t,
+    "one_sample": one_sample_t,
+    "mannwhitney": mann_whitney_u,
+    "wilcoxon": wilcoxon_signed_rank,
+    "brunnermunzel": brunner_munzel,
+    "f": one_way_f,
+    "kruskal": kruskal_wallis,
+    "glm_t": glm_t,
+    "glm_f": glm_f,
 }
 PAIRED_TESTS = ("paired", "wilcoxon")
 OMNIBUS_TESTS = ("f", "kruskal", "glm_f")
 MOMENT_TESTS = ("student", "welch")  # those that need no more than Moments of the groups
-TEST_ALIASES = {"ttest": "student"}
+TEST_ALIASES = {
+    "ttest": "student",
+    "one-sample": "one_sample",
+    "F": "f",
+    "anova": "f",
+    "glm": "glm_t",
+}
 
 
 def canonical_test(name: str) -> str:
@@ -216,14 +294,3 @@ def pair_differences(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         for columns in column_blocks(len(a), a.shape[1]):
             differences[:, columns] = float64_block(a, columns) - float64_block(b, columns)
     return differences
-
-
-def _t_statistics(
-    difference: np.ndarray, squared_error: np.ndarray, df: np.ndarray
-) -> UnitStatistics:
-    # Without any variance there is no error to compare with: undefined, never t = inf, p = 0.
-    with np.errstate(invalid="ignore", divide="ignore"):
-        statistic = np.where(squared_error > 0, difference / np.sqrt(squared_error), np.nan)
-    # The lower tail of -abs(t) keeps the tiny p-values that 1 - cdf(t) rounds to zero.
-    p_value = 2 * stdtr(df, -np.abs(statistic))
-    return UnitStatistics(statistic, p_value, np.where(np.isnan(statistic), np.nan, df))

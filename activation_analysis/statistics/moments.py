@@ -139,6 +139,30 @@ def two_moments(a: Sample, b: Sample) -> tuple[Moments, Moments]:
     return a, b
 
 
+def several_moments(samples: Sequence[Sample]) -> list[Moments]:
+    """The moments of two groups or more, or a ValueError that says what does not fit."""
+    known = []
+    for number, sample in enumerate(samples, 1):
+        if not isinstance(sample, Moments):
+            sample = moments(_as_group(sample, f"group {number}"))
+        _refuse_single(sample.n, f"group {number}")
+        _refuse_other_units(known[0].n_units if known else sample.n_units, sample.n_units)
+        known.append(sample)
+    if len(known) < 2:
+        raise ValueError(f"received {len(known)} group; this compares two groups or more")
+    return known
+
+
+def several_groups(samples: Sequence[np.ndarray], *, at_least: int = 2) -> list[np.ndarray]:
+    """Groups as 2-D real arrays of the same units, or a ValueError that says what is not."""
+    groups = [_as_group(x, f"group {number}") for number, x in enumerate(samples, 1)]
+    if len(groups) < at_least:
+        raise ValueError(f"received {len(groups)} group; this compares two groups or more")
+    for other in groups[1:]:
+        _refuse_other_units(groups[0].shape[1], other.shape[1])
+    return groups
+
+
 def two_groups(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Both groups as 2-D real arrays, or a ValueError that says what does not fit."""
     a, b = _as_group(a, "the first group"), _as_group(b, "the second group")

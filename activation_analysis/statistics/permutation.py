@@ -7,7 +7,7 @@ is respected as it is. `permuted_designs` says what each test shuffles, `null_ma
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -19,7 +19,7 @@ from activation_analysis.statistics.null_maxima import (
     available_cores,
     column_blocks,
 )
-from activation_analysis.statistics.permutation_scores import Rows
+from activation_analysis.statistics.permutation_scores import Rows, Score
 from activation_analysis.statistics.permuted_designs import (
     DESIGNS,
     PermutedDesign,
@@ -167,10 +167,14 @@ def max_statistic(
         apart[top] = False
         null.add(x, apart)
         p_value = counted(size, null.largest, relabellings.exact)
-        stepped, largest = _stepped(design, relabellings, x, top, size, null.largest)
+        columns = design.columns.exact(x, top)
+        rivals = (
+            scores_of(design.score, relabellings, columns, some)
+            for some in column_blocks(len(relabellings), 256)
+        )
+        stepped, largest = stepped_down(size[top], rivals, null.largest, relabellings.exact)
         p_value[top] = stepped
-        beyond = p_value[apart]
-        p_value[apart] = np.maximum(beyond, stepped.max(initial=0.0))
+        p_value[apart] = np.maximum(p_value[apart], stepped.max(initial=0.0))
     else:
         null.add(x, testable)
         largest = null.largest
@@ -213,9 +217,10 @@ def unit_permutation(
     for units in column_blocks(len(size), 256):
         columns = design.columns.exact(x, units)
         for some in column_blocks(len(relabellings), 1000):
-            values = _scores(design, relabellings, columns, some)
+            values = scores_of(design.score, relabellings, columns, some)
             counts[units] += (values >= threshold[units]).sum(axis=0)
-    p_value = np.where(testable, _shares(counts, relabellings), np.nan)
+    p_value = _shares(counts, len(relabellings), relabellings.exact)
+    p_value = np.where(testable, p_value, np.nan)
     return UnitPermutation(statistic, p_value, len(relabellings), relabellings.exact)
 
 
@@ -229,7 +234,7 @@ def counted(size: np.ndarray, largest: np.ndarray, exact: bool) -> np.ndarray:
     exact : whether the relabellings are all that there are, the observed one among them
     """
     at_least = len(largest) - np.searchsorted(np.sort(largest), _threshold(size), side="left")
-    return at_least / len(largest) if exact else (at_least + 1) / (len(largest) + 1)
+    return _shares(at_least, len(largest), exact)
 
 
 def relabellings_of(
@@ -273,9 +278,8 @@ def _threshold(size: np.ndarray) -> np.ndarray:
     return size - TIE_TOLERANCE * (1 + size)
 
 
-def _shares(counts: np.ndarray, relabellings: Relabellings) -> np.ndarray:
-    n = len(relabellings)
-    return counts / n if relabellings.exact else (counts + 1) / (n + 1)
+def _shares(counts: np.ndarray, n: int, exact: bool) -> np.ndarray:
+    return counts / n if exact else (counts + 1) / (n + 1)
 
 
 def _most_significant(size: np.ndarray, testable: np.ndarray) -> np.ndarray:
@@ -284,39 +288,39 @@ def _most_significant(size: np.ndarray, testable: np.ndarray) -> np.ndarray:
     return order[testable[order]][-STEPPED_UNITS:]
 
 
-def _stepped(
-    design: PermutedDesign,
-    relabellings: Relabellings,
-    x: Rows,
-    top: np.ndarray,
-    size: np.ndarray,
-    beyond: np.ndarray,
+def stepped_down(
+    size: np.ndarray, rivals: Iterable[np.ndarray], beyond: np.ndarray, exact: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Step-down p of the most significant units, and the maxima over all units.
+    """Step-down p of the most significant units, and the maxima over these and all beyond.
 
-    ``beyond`` are the maxima of the units that are less significant than all of these.
+    Parameters
+    ----------
+    size : (n_top,) observed, the least significant first
+    rivals : blocks (n_some, n_top) of what these units reach, one relabelling after the other
+    beyond : (n_relabellings,) maxima of the units that are less significant than all of these
+    exact : as `counted`
     """
-    threshold, counts = _threshold(size[top]), np.zeros(len(top), dtype=np.int64)
-    largest = beyond.copy()
-    columns = design.columns.exact(x, top)
-    for some in column_blocks(len(relabellings), 256):
+    threshold, counts = _threshold(size), np.zeros(len(size), dtype=np.int64)
+    largest, start = beyond.copy(), 0
+    for values in rivals:
+        some = slice(start, start + len(values))
+        start = some.stop
         # One unit a row: a running maximum over rows works on whole vectors.
-        rivals = np.ascontiguousarray(_scores(design, relabellings, columns, some).T)
-        np.maximum(rivals[0], largest[some], out=rivals[0])
-        for less, more in pairwise(rivals):
+        reached = np.ascontiguousarray(values.T)
+        np.maximum(reached[0], largest[some], out=reached[0])
+        for less, more in pairwise(reached):
             np.maximum(less, more, out=more)
-        counts += (rivals >= threshold[:, None]).sum(axis=1)
-        largest[some] = rivals[-1]
-    p_value = _shares(counts, relabellings)
+        counts += (reached >= threshold[:, None]).sum(axis=1)
+        largest[some] = reached[-1]
+    p_value = _shares(counts, len(largest), exact)
     # No unit is more certain than one that is more significant.
     return np.maximum.accumulate(p_value[::-1])[::-1], largest
 
 
-def _scores(
-    design: PermutedDesign, relabellings: Relabellings, columns: np.ndarray, some: slice
+def scores_of(
+    score: Score, relabellings: Relabellings, columns: np.ndarray, some: slice
 ) -> np.ndarray:
     """Float64 scores of some relabellings of whole columns, (n_some, n_columns)."""
-    score = design.score
     products = [
         relabellings.of(vector, some) @ (np.square(columns) if of_squares else columns)
         for vector, of_squares in zip(score.vectors, score.squared, strict=True)
@@ -333,5 +337,7 @@ __all__ = [
     "max_statistic",
     "max_t",
     "relabellings_of",
+    "scores_of",
+    "stepped_down",
     "unit_permutation",
 ]

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import chdtrc, fdtrc, ndtr, stdtr
 
 SMALLEST_ERROR = 1e-14  # of a unit-norm column: below it, rounding decides
 NEGLIGIBLE = 1e-10  # relative size of a direction that others span
@@ -44,6 +45,10 @@ class Correlation:
         if np.isinf(self.df):
             return np.abs(statistic) / np.sqrt(self.scale)
         return np.abs(statistic) / np.sqrt(statistic**2 + self.df)
+
+    def parametric_p(self, statistic: np.ndarray) -> np.ndarray:
+        tail = ndtr if np.isinf(self.df) else lambda t: stdtr(self.df, t)
+        return 2 * tail(-np.abs(statistic))
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,11 @@ class Explained:
         f = statistic**2 if self.is_t else statistic
         return f * self.n_effects / (f * self.n_effects + self.df)
 
+    def parametric_p(self, statistic: np.ndarray) -> np.ndarray:
+        if np.isinf(self.df):
+            return chdtrc(self.n_effects, statistic)
+        return fdtrc(self.n_effects, self.df, statistic**2 if self.is_t else statistic)
+
 
 @dataclass(frozen=True)
 class Unpooled:
@@ -140,6 +150,9 @@ class Unpooled:
     def of_statistic(self, statistic: np.ndarray) -> np.ndarray:
         h, g = self._h_and_g
         return statistic**2 / (h + g * statistic**2)
+
+    def parametric_p(self, statistic: np.ndarray) -> np.ndarray:
+        return 2 * stdtr(self.n_a + self.n_b - 2, -np.abs(statistic))
 
 
 Score = Correlation | Explained | Unpooled

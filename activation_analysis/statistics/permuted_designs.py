@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import rankdata
 
 from activation_analysis.statistics.exchangeability import (
     Exchangeability,
@@ -19,6 +18,7 @@ from activation_analysis.statistics.exchangeability import (
     sign_flips,
 )
 from activation_analysis.statistics.hypothesis_tests import TESTS
+from activation_analysis.statistics.linear_model import covariates, indicators, weighted
 from activation_analysis.statistics.permutation_scores import (
     Columns,
     Correlation,
@@ -26,10 +26,10 @@ from activation_analysis.statistics.permutation_scores import (
     Rows,
     Score,
     Unpooled,
-    orthonormal,
     residual_directions,
     two_sample,
 )
+from activation_analysis.statistics.rank_tests import midranks
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def permuted_design(
     if test not in ADJUSTED:
         raise ValueError(f"nuisance covariates go with test='student' or 'f', received {test!r}")
     others = None if nuisance is None else covariates(nuisance, sum(sizes))
-    effect = _indicators(sizes)
+    effect = indicators(sizes)
     if weights is not None:
         effect, within = weighted(sizes, weights)
         others = within if others is None else np.hstack([within, others])
@@ -161,13 +161,13 @@ def _mann_whitney(sizes: list[int], groups) -> PermutedDesign:
 
 
 def _f(sizes: list[int], groups) -> PermutedDesign:
-    effect, _ = residual_directions(_indicators(sizes), None)
+    effect, _ = residual_directions(indicators(sizes), None)
     score = Explained(effect.T.copy(), effect.shape[1], sum(sizes) - len(sizes), is_t=False)
     return PermutedDesign(score, Columns(), _labelled(sizes, groups))
 
 
 def _kruskal(sizes: list[int], groups) -> PermutedDesign:
-    effect, _ = residual_directions(_indicators(sizes), None)
+    effect, _ = residual_directions(indicators(sizes), None)
     score = Explained(effect.T.copy(), effect.shape[1], np.inf, is_t=False, scale=sum(sizes) - 1.0)
     return PermutedDesign(score, Columns(midranks), _labelled(sizes, groups))
 
@@ -204,31 +204,6 @@ def _adjusted(sizes, groups, effect: np.ndarray, others: np.ndarray, is_t: bool)
     return PermutedDesign(score, Columns(nuisance=space), atoms, by_label=False)
 
 
-def weighted(sizes: Sequence[int], weights: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    """Columns of the model of group means: the contrast's own, and all that is orthogonal to it.
-
-    In the model with both, the coefficient of the first is sum_k c_k mean_k up to scale.
-
-    Parameters
-    ----------
-    sizes, weights : prompts and weight of every group; weights add up to 0
-
-    Returns
-    -------
-    (n, 1) and (n, n_groups - 2) arrays; the intercept is left out of both
-    """
-    weights = np.asarray(weights, dtype=float)
-    if len(weights) != len(sizes) or abs(weights.sum()) > 1e-9 or not weights.any():
-        raise ValueError(
-            f"weights {weights.tolist()} are no contrast of {len(sizes)} groups; one each, "
-            f"adding up to 0"
-        )
-    label = np.repeat(np.arange(len(sizes)), sizes)
-    # Within the span of the groups, what leaves the contrast of means unchanged.
-    rest = orthonormal(np.eye(len(sizes)) - np.outer(weights, weights) / (weights @ weights))
-    return (weights / np.asarray(sizes))[label][:, None], rest[label]
-
-
 DESIGNS: dict[str, Callable[[list[int], Sequence | None], PermutedDesign]] = {
     "student": _student,
     "welch": _welch,
@@ -243,11 +218,6 @@ ADJUSTED = {"student": True, "glm_t": True, "f": False, "glm_f": False}  # name 
 WITHOUT_COVARIATES = {"glm_t": "student", "glm_f": "f"}
 
 
-def midranks(x: np.ndarray) -> np.ndarray:
-    """Ranks of every column, ties sharing their mean rank; NaN where a value is NaN."""
-    return rankdata(x, axis=0, nan_policy="propagate")
-
-
 def within_pairs(x: np.ndarray) -> np.ndarray:
     """First half of the rows minus the second, (n, k) of (2 n, k)."""
     half = len(x) // 2
@@ -259,22 +229,8 @@ def signed_ranks(x: np.ndarray) -> np.ndarray:
     """Signed midranks of the differences within pairs that are not 0, (n, k) of (2 n, k)."""
     differences = within_pairs(x)
     zero = differences == 0
-    ranks = rankdata(np.abs(differences), axis=0, nan_policy="propagate") - zero.sum(axis=0)
+    ranks = midranks(np.abs(differences)) - zero.sum(axis=0)
     return np.where(zero, 0.0, np.sign(differences) * ranks)
-
-
-def covariates(nuisance: np.ndarray, n: int) -> np.ndarray:
-    """Nuisance covariates as a float64 matrix of ``n`` rows, or a ValueError."""
-    values = np.asarray(nuisance, dtype=np.float64)
-    values = values[:, None] if values.ndim == 1 else values
-    if values.ndim != 2 or len(values) != n:
-        raise ValueError(
-            f"nuisance has shape {np.shape(nuisance)}; expected one row per prompt, ({n}, k): "
-            f"those of the first group, then those of the second"
-        )
-    if not np.isfinite(values).all():
-        raise ValueError("nuisance holds NaN or inf; leave out those prompts or covariates")
-    return values
 
 
 def _constant(x: np.ndarray) -> np.ndarray:
@@ -287,12 +243,6 @@ def _by(test: str) -> Callable[..., np.ndarray]:
 
 def _labelled(sizes: list[int], groups) -> Exchangeability:
     return exchangeability(np.repeat(np.arange(len(sizes)), sizes), groups)
-
-
-def _indicators(sizes: list[int]) -> np.ndarray:
-    """Columns that are 1 in one group each, the last group left out, (n, n_groups - 1)."""
-    label = np.repeat(np.arange(len(sizes)), sizes)
-    return (label[:, None] == np.arange(len(sizes) - 1)).astype(float)
 
 
 def _two(sizes: list[int]) -> tuple[int, int]:

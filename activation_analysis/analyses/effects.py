@@ -1,0 +1,110 @@
+"""How large the difference is at every unit, in one scale for every kind of contrast.
+
+one against another     Cohen's d, pooled SD, whatever the test
+weighted conditions     sum c_k mean_k over the pooled SD within conditions
+with covariates         the same, adjusted: coefficient over the residual SD
+any difference          2 f, with f^2 = (F - 1) df1 / n, unbiased for the variance explained:
+                        the abs(d) of two equal groups that differ as much; never negative
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from activation_analysis.analyses.designs import Design
+from activation_analysis.statistics.effect_size import (
+    Interval,
+    cohens_d,
+    eta_squared_interval,
+    noncentrality_interval,
+    paired_d_interval,
+)
+from activation_analysis.statistics.hypothesis_tests import TESTS, UnitStatistics
+from activation_analysis.statistics.linear_model import contrast_effect_size
+from activation_analysis.statistics.moments import Sample
+from activation_analysis.statistics.permutation_scores import residual_directions
+
+
+def effect_size(samples: Sequence[Sample], design: Design) -> np.ndarray:
+    """The effect at every unit, (n_units,), as the module says; NaN where it has none."""
+    if design.is_omnibus or design.nuisance is not None:
+        return effect_of(tested(samples, design), samples, design)
+    return _plain(samples, design)
+
+
+def effect_of(result: UnitStatistics, samples: Sequence[Sample], design: Design) -> np.ndarray:
+    """`effect_size`, where the test has been made already."""
+    if design.is_omnibus:
+        n = sum(len(s) for s in samples)
+        q = len(samples) - 1
+        ratio = result.statistic if result.df2 is not None else _f_of_h(result.statistic, q, n)
+        return 2 * np.sqrt(np.maximum((ratio - 1) * q / n, 0))
+    if design.nuisance is not None:
+        return result.statistic / _length(samples, design)
+    return _plain(samples, design)
+
+
+def effect_interval(
+    effect: np.ndarray,
+    result: UnitStatistics,
+    samples: Sequence[Sample],
+    design: Design,
+    *,
+    confidence: float = 0.95,
+) -> Interval:
+    """Noncentral confidence limits of `effect_size`, each (n_units,)."""
+    if design.is_omnibus:
+        if result.df2 is None:
+            nothing = np.full(len(effect), np.nan)
+            return Interval(nothing, nothing)
+        df1, df2 = len(samples) - 1, float(np.nanmax(result.df2, initial=1.0))
+        eta = eta_squared_interval(result.statistic, df1, df2, confidence=confidence)
+        return Interval(*(2 * np.sqrt(e / (1 - e)) for e in (eta.low, eta.high)))
+    if design.is_paired:
+        return paired_d_interval(*samples, confidence=confidence)
+    sizes = np.array([len(s) for s in samples])
+    if design.nuisance is not None:
+        scale, df = 1 / _length(samples, design), float(np.nanmax(result.df, initial=1.0))
+    else:
+        weights = np.asarray(design.weights)
+        scale, df = np.sqrt(np.sum(weights**2 / sizes)), sizes.sum() - len(sizes)
+    limits = noncentrality_interval(effect / scale, df, confidence=confidence)
+    return Interval(limits.low * scale, limits.high * scale)
+
+
+def tested(samples: Sequence[Sample], design: Design) -> UnitStatistics:
+    """The test of the design at every unit."""
+    nuisance = design.covariates()
+    if design.is_simple or design.is_omnibus:
+        test = TESTS[design.test]
+        return test(*samples) if nuisance is None else test(*samples, nuisance=nuisance)
+    from activation_analysis.statistics.linear_model import contrast_t, weighted_t
+
+    if nuisance is not None:
+        return weighted_t(samples, design.weights, nuisance)
+    return contrast_t(samples, design.weights, equal_variance=design.test != "welch")
+
+
+def _plain(samples: Sequence[Sample], design: Design) -> np.ndarray:
+    if design.is_simple:
+        return cohens_d(*samples)
+    return contrast_effect_size(samples, design.weights)
+
+
+def _f_of_h(h: np.ndarray, q: int, n: int) -> np.ndarray:
+    """The F of ranks that a Kruskal-Wallis H stands for."""
+    return (h / q) / ((n - 1 - h) / (n - q - 1))
+
+
+def _length(samples: Sequence[Sample], design: Design) -> float:
+    """Of the tested column beyond the covariates: t = effect x length."""
+    from activation_analysis.statistics.permuted_designs import weighted
+
+    column, within = weighted([len(s) for s in samples], design.weights)
+    nuisance = np.hstack([within, design.covariates()])
+    direction, _ = residual_directions(column, nuisance)
+    # The coefficient of c / n_k is sum c_k mean_k over sum c_k^2 / n_k.
+    sizes, weights = np.array([len(s) for s in samples]), np.asarray(design.weights)
+    return float(abs(direction[:, 0] @ column[:, 0]) / np.sum(weights**2 / sizes))
