@@ -8,10 +8,12 @@ from collections.abc import Mapping
 import pandas as pd
 
 from activation_analysis.activations import Activations, RecordingSummary
+from activation_analysis.analyses.designs import Design
 from activation_analysis.contrasts import Contrast
 from activation_analysis.prompts import PromptSet
 from activation_analysis.results import StatMap
 from activation_analysis.spans import has_marks
+from activation_analysis.study_designs import WEIGHTED_TESTS
 
 N_TRUNCATED = "n_truncated"  # the detail of a capture that counts prompts cut at the context
 
@@ -50,8 +52,10 @@ def imbalance(balance: pd.DataFrame) -> str:
     )
 
 
-def unequal_pooling(prompts: PromptSet, contrast: Contrast) -> str:
+def unequal_pooling(prompts: PromptSet, contrast: Contrast, test: str) -> str:
     """Pooled conditions of different size, whose mean is not the mean of their means."""
+    if test in WEIGHTED_TESTS or contrast.is_omnibus:
+        return ""
     counts = prompts.counts
     for conditions in (contrast.first, contrast.second):
         if len({counts[c] for c in conditions}) > 1:
@@ -62,13 +66,21 @@ def unequal_pooling(prompts: PromptSet, contrast: Contrast) -> str:
     return ""
 
 
-def dependence(prompts: PromptSet, test: str) -> str:
-    """Prompts that belong together, under a test that takes them for independent."""
-    if prompts.blocks is None or test == "paired":
+def dependence(prompts: PromptSet, design: Design, control: str) -> str:
+    """Prompts that belong together, and what the test makes of it."""
+    if prompts.blocks is None or design.is_paired:
         return ""
     column = "group" if "group" in prompts.table else "item"
+    if design.means:
+        n = " and ".join(map(str, design.n))
+        return (
+            f"every {column} lies within one condition, so the {column} is the unit of analysis: "
+            f"the means of {n} {column}s are compared, not their prompts"
+        )
+    if design.blocks is not None and control == "max_t":
+        return ""
     return (
-        f"the prompts have a column {column!r}, but test {test!r} treats every prompt as "
+        f"the prompts have a column {column!r}, but test {design.test!r} treats every prompt as "
         f"independent: p-values are off where prompts of one {column} are alike (too small where "
         f"each {column} lies within one side, too large where it is on both)"
     )

@@ -35,6 +35,10 @@ OVERRIDES = {
     "control": "univariate.control",
     "alpha": "univariate.alpha",
     "top_n": "univariate.top_n",
+    "nuisance": "univariate.nuisance",
+    "groups": "univariate.groups",
+    "n_permutations": "univariate.n_permutations",
+    "calibration": "univariate.calibration",
     "seed": "seed",
 }
 FLAGS = {
@@ -80,10 +84,15 @@ TEXT_FLAGS = {
     "control-tokens": "strings such as <|im_end|> in prompts are control tokens, not text",
 }
 ANALYSIS_OPTIONS = {
-    "test": "welch, student, mannwhitney or paired",
-    "control": "fdr_bh, fdr_by, bonferroni or holm",
+    "test": "welch, student, mannwhitney, brunnermunzel, paired, wilcoxon, f, kruskal, glm_t or "
+    "glm_f",
+    "control": "fdr_bh, fdr_by, fdr_tsbky, bonferroni, holm or max_t (permutation)",
     "alpha": "error rate over the whole family of units",
     "top-n": "discriminative units to list",
+    "nuisance": "columns to adjust for, such as tokens,author (with --test glm_t)",
+    "groups": "auto: a column 'group' binds prompts together; ignore: it does not",
+    "n-permutations": "random relabellings of control max_t (default: 1000)",
+    "calibration": "relabellings that check the run's own false positives; 0: none",
     "seed": "seed of everything random",
 }
 

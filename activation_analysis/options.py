@@ -233,16 +233,38 @@ class RecordingOptions(_Checked):
     upload_mb: int = option(1000, Integer())  # a larger capture stays in the store
 
 
+TESTS = (
+    "welch",
+    "student",
+    "mannwhitney",
+    "brunnermunzel",
+    "paired",
+    "wilcoxon",
+    "f",
+    "kruskal",
+    "glm_t",
+    "glm_f",
+)
+PAIRED_TESTS = ("paired", "wilcoxon")
+TEST_ALIASES = {"ttest": "student", "anova": "f", "F": "f", "glm": "glm_t"}
+CONTROLS = ("fdr_bh", "fdr_by", "fdr_tsbky", "bonferroni", "holm", "max_t")
+
+
 @dataclass(frozen=True)
 class UnivariateOptions(_Checked):
     """[univariate]: a test of every unit."""
 
-    test: str = option(
-        "welch", Choice(("student", "welch", "mannwhitney", "paired"), {"ttest": "student"})
-    )
-    control: str = option("fdr_bh", Choice(("fdr_bh", "fdr_by", "bonferroni", "holm")))
+    test: str = option("welch", Choice(TESTS, TEST_ALIASES))
+    control: str = option("fdr_bh", Choice(CONTROLS))
     alpha: float = option(0.05, Fraction())
     top_n: int = option(20, Integer(at_least=1))
+    nuisance: tuple[str, ...] = option(  # columns of the prompts, or tokens
+        (), ListOf(Text(may_be_empty=False), example='["tokens", "author"]', nothing="none")
+    )
+    groups: str = option("auto", Choice(("auto", "ignore")))  # what the column group means
+    n_permutations: int = option(1000, Integer(at_least=1))  # of control max_t
+    step_down: bool = option(True, Flag())  # of control max_t
+    calibration: int = option(100, Integer())  # null relabellings that check the run's own errors
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from activation_analysis import cautions
 from activation_analysis.acquisition import acquire
 from activation_analysis.activations import KEY, Activations
 from activation_analysis.analyses import univariate
-from activation_analysis.analyses.split_half import Halves
+from activation_analysis.analyses.designs import Design
+from activation_analysis.analyses.error_control import ErrorControl
 from activation_analysis.analyses.streamed import (
     StreamedMoments,
     StreamedRecording,
@@ -31,10 +30,19 @@ from activation_analysis.analyses.streamed import (
 from activation_analysis.balance import balance
 from activation_analysis.contrasts import Contrast
 from activation_analysis.errors import ExperimentError, ModelError, StoreError
-from activation_analysis.experiment import Experiment, UnivariateOptions
+from activation_analysis.experiment import Experiment
 from activation_analysis.progress import stage
 from activation_analysis.provenance import code_version
-from activation_analysis.results import ContrastResult
+from activation_analysis.results import ContrastResult, PermutationSummary, StatMap
+from activation_analysis.study_designs import (
+    asked,
+    check_answerable,
+    design_of,
+    halves_of,
+    options_of,
+    power_sizes,
+    side_names,
+)
 
 if TYPE_CHECKING:
     from activation_analysis.models.checks import Proof
@@ -169,13 +177,36 @@ def analyze(
     check_answerable(experiment)
     if activations.prompts != experiment.prompts.texts:
         raise StoreError("this capture is of other prompts than the experiment's; record it again")
-    contrasts = experiment.contrasts
-    with stage("Testing every unit", len(contrasts), shown=progress) as advance:
+    contrasts = asked(experiment)
+    designs = [design_of(experiment, c, activations.n_tokens) for c in contrasts]
+    with stage("Testing every unit", 2 * len(contrasts) + 1, shown=progress) as advance:
+        maps = []
+        for design in designs:
+            maps.append(univariate.design_maps(activations, design))
+            advance(1)
+        how = error_control(experiment)
+        adjusted = univariate.controlled(activations, designs, maps, how)
+        advance(1)
         results = []
-        for contrast in contrasts:
-            results.append(contrast_result(experiment, activations, contrast))
+        for number, contrast in enumerate(contrasts):
+            found = adjusted.maps[number], adjusted.permutation[number]
+            results.append(
+                contrast_result(experiment, activations, contrast, designs[number], *found)
+            )
             advance(1)
     return tuple(results)
+
+
+def error_control(experiment: Experiment) -> ErrorControl:
+    """How the experiment's one family of tests is controlled."""
+    options = options_of(experiment)
+    return ErrorControl(
+        control=options.control,
+        alpha=options.alpha,
+        n_permutations=options.n_permutations,
+        step_down=options.step_down,
+        seed=experiment.seed,
+    )
 
 
 def stream(experiment: Experiment) -> StreamedMoments:
@@ -189,34 +220,38 @@ def stream(experiment: Experiment) -> StreamedMoments:
         If a contrast, or the test, needs more than moments.
     """
     check_answerable(experiment)
-    options = experiment.univariate or UnivariateOptions()
+    options = options_of(experiment)
     try:
-        refuse_whole_data(options.test)
+        refuse_whole_data(options.test, options.control)
     except ValueError as error:
         raise ExperimentError(f"[univariate] {error}") from None
-    splits = [halves(experiment, contrast) for contrast in experiment.contrasts]
+    splits = [halves_of(experiment, contrast) for contrast in asked(experiment)]
     return StreamedMoments.of(len(experiment.prompts), splits)
 
 
 def contrast_result(
-    experiment: Experiment, activations: Activations | StreamedRecording, contrast: Contrast
+    experiment: Experiment,
+    activations: Activations | StreamedRecording,
+    contrast: Contrast,
+    design: Design,
+    maps: dict[str, StatMap],
+    permutation: PermutationSummary | None,
 ) -> ContrastResult:
     """One contrast: maps, profiles, top units, and what to be careful about."""
-    options = experiment.univariate or UnivariateOptions()
-    rows_a, rows_b = sides(experiment, contrast, options.test)
-
-    maps = univariate.contrast_maps(
-        activations, rows_a, rows_b, test=options.test, control=options.control, alpha=options.alpha
-    )
-    selection = univariate.half_effects(activations, halves(experiment, contrast))
+    options = options_of(experiment)
+    selection = univariate.half_effects(activations, halves_of(experiment, contrast), design)
     family_size = next(iter(maps.values())).family_size or 1
     power = univariate.power_of_design(
-        len(rows_a), len(rows_b), alpha=options.alpha, family_size=family_size
+        *power_sizes(design), alpha=options.alpha, family_size=family_size
     )
+    second = contrast.second or contrast.first[1:]
     alike = balance(
-        experiment.prompts, contrast.first, contrast.second, {"tokens": activations.n_tokens}
+        experiment.prompts,
+        contrast.first[: None if contrast.second else 1],
+        second,
+        {"tokens": activations.n_tokens},
     )
-    labels = (" + ".join(contrast.first), " + ".join(contrast.second))
+    labels = side_names(contrast)
     return ContrastResult(
         model=activations.model,
         experiment=experiment.name,
@@ -227,47 +262,24 @@ def contrast_result(
         position=activations.position,
         maps=maps,
         profiles=univariate.layer_profiles(maps, selection=selection),
-        top_units=univariate.top_units(activations, maps, selection, top_n=options.top_n),
+        top_units=univariate.top_units(activations, maps, selection, design, top_n=options.top_n),
         n_significant_by_control=univariate.significant_by_control(maps, alpha=options.alpha),
         balance=alike,
         power=power,
+        permutation=permutation,
         warnings=tuple(
             said
             for said in (
                 univariate.small_sample_warning(labels, power),
                 cautions.truncation(activations),
                 cautions.imbalance(alike),
-                cautions.unequal_pooling(experiment.prompts, contrast),
-                cautions.dependence(experiment.prompts, options.test),
+                cautions.unequal_pooling(experiment.prompts, contrast, options.test),
+                cautions.dependence(experiment.prompts, design, options.control),
                 cautions.exclusion(maps),
             )
             if said
         ),
     )
-
-
-def sides(experiment: Experiment, contrast: Contrast, test: str) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the first and the second side; matched by item for a paired test."""
-    if test == "paired":
-        return experiment.prompts.pairs(contrast.first, contrast.second)
-    prompts = experiment.prompts
-    return prompts.rows_of(contrast.first), prompts.rows_of(contrast.second)
-
-
-def halves(experiment: Experiment, contrast: Contrast) -> Halves:
-    """Which prompts choose the top units, and which measure them; the seed decides."""
-    test = (experiment.univariate or UnivariateOptions()).test
-    return univariate.split_halves(
-        *sides(experiment, contrast, test),
-        blocks=_kept_together(experiment, test),
-        rng=np.random.default_rng(experiment.seed),
-    )
-
-
-def _kept_together(experiment: Experiment, test: str) -> np.ndarray | None:
-    """What no split of the prompts may tear apart: pairs of a paired test, blocks otherwise."""
-    prompts = experiment.prompts
-    return prompts.table["item"].to_numpy() if test == "paired" else prompts.blocks
 
 
 def prepare(experiment: Experiment) -> Ready:
@@ -326,17 +338,6 @@ def _check_layers(experiment: Experiment, config: Any) -> None:
             f"no layer {', '.join(map(str, outside))} in {experiment.model.id!r}, which has "
             f"{n_layers} blocks: 0 to {n_layers - 1}"
         )
-
-
-def check_answerable(experiment: Experiment) -> None:
-    """Refuse, before anything is loaded, a contrast that no two-sample test can answer."""
-    for contrast in experiment.contrasts:
-        if contrast.is_omnibus:
-            raise ExperimentError(
-                f"contrast {contrast.name!r}, {contrast.expression!r}, asks for any difference "
-                f"among conditions; the tests at hand compare two sides. Write each pair as a "
-                f"contrast of its own, such as '{contrast.first[0]} - {contrast.first[1]}'"
-            )
 
 
 def recording_key(activations: Activations | StreamedRecording) -> str:

@@ -14,6 +14,8 @@ import pandas as pd
 
 from activation_analysis.activations import Units, relative_depth
 
+OMNIBUS_TESTS = ("f", "kruskal", "glm_f")
+
 
 @dataclass(frozen=True)
 class StatMap:
@@ -192,8 +194,8 @@ class TopUnits:
     """Columns site, layer, index, depth, effect_size, hedges_g, p_value, p_adjusted,
     significant, selected_d, held_out_d, held_out_low, held_out_high, held_out_p;
     one row per unit, strongest first."""
-    n_selection: tuple[int, int]  # prompts of each group that chose the units
-    n_held_out: tuple[int, int]  # prompts of each group that measured them
+    n_selection: tuple[int, ...]  # prompts of each group that chose the units
+    n_held_out: tuple[int, ...]  # prompts of each group that measured them
     confidence: float = 0.95
 
     def __len__(self) -> int:
@@ -270,7 +272,7 @@ class ContrastResult:
     question: str
     contrast: str  # "math - nonmath"
     contrast_name: str  # "math"
-    conditions: tuple[str, str]  # the two sides, for labels: first minus second
+    conditions: tuple[str, ...]  # labels: first minus second side, or all of an omnibus contrast
     position: str
     maps: Mapping[str, StatMap]  # by site
     profiles: Mapping[str, LayerProfile]  # by site
@@ -279,6 +281,7 @@ class ContrastResult:
     balance: pd.DataFrame  # one row per covariate: means, standardised mean difference
     power: Power
     warnings: tuple[str, ...] = ()
+    permutation: PermutationSummary | None = None  # where labels were shuffled
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -289,8 +292,19 @@ class ContrastResult:
         return next(iter(self.maps.values()))
 
     @property
-    def n(self) -> tuple[int, int]:
+    def n(self) -> tuple[int, ...]:
+        """Prompts of each condition that was compared."""
         return self.first_map.n
+
+    @property
+    def is_omnibus(self) -> bool:
+        """Whether it asks for any difference, which has no direction."""
+        return self.first_map.test in OMNIBUS_TESTS and len(self.n) > 2
+
+    @property
+    def effect_name(self) -> str:
+        """What effect sizes are."""
+        return "2f" if self.is_omnibus else "Cohen's d"
 
     def metrics(self) -> dict[str, float]:
         """Stepless metrics of the whole contrast."""

@@ -24,7 +24,7 @@ from activation_analysis.analyses.groups import (
 from activation_analysis.analyses.layer_profiles import LARGE_D
 from activation_analysis.results import LayerProfile, StatMap
 from activation_analysis.statistics import dissimilarity, multiplicity, permutation
-from activation_analysis.statistics.hypothesis_tests import TEST_ALIASES, TESTS
+from activation_analysis.statistics.hypothesis_tests import CONTRAST_TESTS, TEST_ALIASES
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,8 @@ class ActivationStats:
             One row per prompt. Recordings need one site: ``activations.at("mlp")``.
         test : str
             ``"ttest"`` (Student's, the default), ``"student"``, ``"welch"``, ``"mannwhitney"``,
-            ``"paired"`` (rows aligned), or ``"permutation"`` (Student's t, its null distribution
+            ``"brunnermunzel"``, ``"paired"`` or ``"wilcoxon"`` (rows aligned), ``"f"``,
+            ``"kruskal"``, or ``"permutation"`` (Student's t, its null distribution
             from relabelled prompts: ``p_value`` is per unit and uncorrected, ``p_adjusted`` is
             family-wise over these units, ``control`` is ``"max_t"``).
         n_permutations, seed : int
@@ -89,10 +90,10 @@ class ActivationStats:
         a, b = matrix_of(group1, "group1"), matrix_of(group2, "group2")
         if test == "permutation":
             stat_map = _permutation_map(a, b, n_permutations, seed)
-        elif test in TESTS or test in TEST_ALIASES:
+        elif TEST_ALIASES.get(test, test) in CONTRAST_TESTS:
             stat_map = univariate.contrast_map(a, b, test=test)
         else:
-            known = ", ".join([*TEST_ALIASES, *TESTS, "permutation"])
+            known = ", ".join(["ttest", *CONTRAST_TESTS, "permutation"])
             raise ValueError(f"no test {test!r}; known: {known}")
         return replace(stat_map, units=units)
 

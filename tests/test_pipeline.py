@@ -8,7 +8,7 @@ from scipy.stats import kstest
 from workbench import LAYERS, WIDTH, synthetic_recording, write_prompts
 
 from activation_analysis import ActivationCapture, ActivationStats, DataStore, pipeline
-from activation_analysis.errors import ExperimentError, ModelError, PromptError, StoreError
+from activation_analysis.errors import ModelError, PromptError, StoreError
 from activation_analysis.experiment import Experiment, ModelOptions, apply_overrides
 
 
@@ -97,33 +97,63 @@ def test_every_contrast_is_answered_in_the_order_of_the_file(tmp_path):
     assert [r.contrast for r in results] == ["b - c", "a - c"]
 
 
-def test_pooled_conditions_are_one_side(tmp_path):
+def test_several_conditions_of_a_side_weigh_the_same(tmp_path):
     path = write_prompts(tmp_path / "p.csv", {"a": 6, "b": 10, "c": 20})
-    pooled = Experiment.from_prompts(path, "a + b - c")
-    recording = synthetic_recording(pooled, planted={("residual", 1): 4.0}, condition="c")
-    (result,) = analyze(pooled, recording)
-    assert result.n == (16, 20)
+    several = Experiment.from_prompts(path, "a + b - c")
+    recording = synthetic_recording(several, planted={("residual", 1): 4.0}, condition="c")
+    (result,) = analyze(several, recording)
+    assert result.n == (6, 10, 20)
     assert result.conditions == ("a + b", "c")
     assert result.profiles["residual"].peak_layer == 1
     assert (result.maps["residual"].effect_size[WIDTH : 2 * WIDTH] < 0).all()
+    means = [recording.matrix("residual")[several.prompts.rows_of(c)].mean(0) for c in "abc"]
+    expected = (means[0] + means[1]) / 2 - means[2]
+    np.testing.assert_allclose(result.maps["residual"].mean_difference, expected, rtol=1e-4)
+
+
+def test_ranks_of_several_conditions_are_pooled_and_said_to_be(tmp_path):
+    path = write_prompts(tmp_path / "p.csv", {"a": 6, "b": 10, "c": 20})
+    pooled = apply_overrides(
+        Experiment.from_prompts(path, "a + b - c"), ["univariate.test=mannwhitney"]
+    )
+    (result,) = analyze(pooled, synthetic_recording(pooled))
+    assert result.n == (16, 20)
     assert any(
         "a + b are pooled with unequal numbers of prompts (6, 10)" in w for w in result.warnings
     )
 
 
-def test_an_omnibus_contrast_is_refused_before_anything_is_loaded(tmp_path):
-    path = write_prompts(tmp_path / "p.csv", ["a", "b", "c"])
+@pytest.mark.parametrize(
+    ("test", "used"),
+    [("welch", "f"), ("mannwhitney", "kruskal"), ("glm_t", "f"), ("kruskal", "kruskal")],
+)
+def test_an_omnibus_contrast_is_answered_with_all_its_pairs(tmp_path, test, used):
+    path = write_prompts(tmp_path / "p.csv", {"a": 12, "b": 10, "c": 11})
     omnibus = apply_overrides(
-        Experiment.from_prompts(path, "a | b | c"), ["model.id=/no/such/model"]
+        Experiment.from_prompts(path, {"any": "a | b | c", "own": "b - a"}),
+        [f"univariate.test={test}"],
     )
-    for refuse in (
-        lambda: pipeline.prepare(omnibus),
-        lambda: pipeline.analyze(omnibus, synthetic_recording(omnibus), progress=False),
-    ):
-        with pytest.raises(
-            ExperimentError, match=r"'a \| b \| c', asks for any difference .*'a - b'"
-        ):
-            refuse()
+    recording = synthetic_recording(omnibus, planted={("residual", 1): 4.0}, condition="c")
+    results = {r.contrast_name: r for r in analyze(omnibus, recording)}
+    assert list(results) == ["any", "a_vs_c", "b_vs_c", "own"]
+    found = results["any"]
+    assert (found.first_map.test, found.n, found.is_omnibus) == (used, (12, 10, 11), True)
+    assert found.conditions == ("a", "b", "c")
+    assert found.profiles["residual"].peak_layer == 1
+    assert found.maps["residual"].significant[WIDTH : 2 * WIDTH].all()
+    assert results["a_vs_c"].maps["residual"].significant[WIDTH : 2 * WIDTH].all()
+    assert not results["own"].maps["residual"].significant[WIDTH : 2 * WIDTH].all()
+    assert {r.first_map.family_size for r in results.values()} == {found.n_tested * 4}
+
+
+def test_two_f_is_the_d_of_two_groups_that_differ_as_much(tmp_path):
+    path = write_prompts(tmp_path / "p.csv", {"a": 400, "b": 400, "c": 400})
+    omnibus = Experiment.from_prompts(path, "a | b | c")
+    recording = synthetic_recording(omnibus, planted={("residual", 1): 1.0}, condition="c")
+    found = analyze(omnibus, recording)[0]
+    planted = found.maps["residual"].effect_size[WIDTH : 2 * WIDTH]
+    # Means 0, 0, 1: the variance of means is 2/9, so that 2 f = 2 sqrt(2/9).
+    assert planted.mean() == pytest.approx(2 * np.sqrt(2 / 9), abs=0.06)
 
 
 def test_a_recording_of_other_prompts_is_refused(experiment):

@@ -10,11 +10,11 @@ from scipy import stats
 from activation_analysis.activations import Activations
 from activation_analysis.analyses import univariate
 from activation_analysis.results import StatMap
-from activation_analysis.statistics.hypothesis_tests import TESTS
+from activation_analysis.statistics.hypothesis_tests import CONTRAST_TESTS
 from activation_analysis.statistics.permutation import max_t, unit_permutation
 from activation_analysis.stats import ActivationStats
 
-OFFERED = ["ttest", *TESTS, "permutation"]
+OFFERED = ["ttest", *CONTRAST_TESTS, "permutation"]
 
 
 def recording(n=20, seed=0, shift=0.0, **changes) -> Activations:
@@ -104,7 +104,7 @@ def test_a_bad_unit_is_excluded_with_its_reason():
 # compute_layer_wise_stats
 
 
-@pytest.mark.parametrize("test", TESTS)
+@pytest.mark.parametrize("test", CONTRAST_TESTS)
 def test_layer_wise_stats_are_the_pipelines(test):
     one, two = recording(shift=0.6), recording(seed=1)
     found = ActivationStats.compute_layer_wise_stats(one, two, test=test, control="holm", seed=4)

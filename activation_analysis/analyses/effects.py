@@ -17,14 +17,19 @@ from activation_analysis.analyses.designs import Design
 from activation_analysis.statistics.effect_size import (
     Interval,
     cohens_d,
-    eta_squared_interval,
     noncentrality_interval,
     paired_d_interval,
 )
-from activation_analysis.statistics.hypothesis_tests import TESTS, UnitStatistics
-from activation_analysis.statistics.linear_model import contrast_effect_size
+from activation_analysis.statistics.hypothesis_tests import TESTS
+from activation_analysis.statistics.linear_model import (
+    contrast_effect_size,
+    contrast_t,
+    weighted,
+    weighted_t,
+)
 from activation_analysis.statistics.moments import Sample
 from activation_analysis.statistics.permutation_scores import residual_directions
+from activation_analysis.statistics.unit_statistics import UnitStatistics
 
 
 def effect_size(samples: Sequence[Sample], design: Design) -> np.ndarray:
@@ -56,12 +61,8 @@ def effect_interval(
 ) -> Interval:
     """Noncentral confidence limits of `effect_size`, each (n_units,)."""
     if design.is_omnibus:
-        if result.df2 is None:
-            nothing = np.full(len(effect), np.nan)
-            return Interval(nothing, nothing)
-        df1, df2 = len(samples) - 1, float(np.nanmax(result.df2, initial=1.0))
-        eta = eta_squared_interval(result.statistic, df1, df2, confidence=confidence)
-        return Interval(*(2 * np.sqrt(e / (1 - e)) for e in (eta.low, eta.high)))
+        nothing = np.full(len(effect), np.nan)
+        return Interval(nothing, nothing)
     if design.is_paired:
         return paired_d_interval(*samples, confidence=confidence)
     sizes = np.array([len(s) for s in samples])
@@ -80,8 +81,6 @@ def tested(samples: Sequence[Sample], design: Design) -> UnitStatistics:
     if design.is_simple or design.is_omnibus:
         test = TESTS[design.test]
         return test(*samples) if nuisance is None else test(*samples, nuisance=nuisance)
-    from activation_analysis.statistics.linear_model import contrast_t, weighted_t
-
     if nuisance is not None:
         return weighted_t(samples, design.weights, nuisance)
     return contrast_t(samples, design.weights, equal_variance=design.test != "welch")
@@ -100,8 +99,6 @@ def _f_of_h(h: np.ndarray, q: int, n: int) -> np.ndarray:
 
 def _length(samples: Sequence[Sample], design: Design) -> float:
     """Of the tested column beyond the covariates: t = effect x length."""
-    from activation_analysis.statistics.permuted_designs import weighted
-
     column, within = weighted([len(s) for s in samples], design.weights)
     nuisance = np.hstack([within, design.covariates()])
     direction, _ = residual_directions(column, nuisance)

@@ -8,12 +8,13 @@ prompts choose; the other half, which had no say, measures.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from activation_analysis.analyses.designs import Design
+from activation_analysis.analyses.effects import effect_size
 from activation_analysis.analyses.samples import Recording
-from activation_analysis.statistics.effect_size import cohens_d
 
 Rows = Sequence[int] | np.ndarray
 SMALLEST_HALF = 2  # prompts of each condition that a variance needs
@@ -21,11 +22,11 @@ SMALLEST_HALF = 2  # prompts of each condition that a variance needs
 
 @dataclass(frozen=True)
 class Halves:
-    """Rows of the first and second condition that select, and that are held out."""
+    """Rows of every condition that select, and that are held out."""
 
-    selection: tuple[np.ndarray, np.ndarray]
-    held_out: tuple[np.ndarray, np.ndarray]
-    keeps_pairs: bool  # whether the i-th rows of both conditions always went to one half
+    selection: tuple[np.ndarray, ...]
+    held_out: tuple[np.ndarray, ...]
+    keeps_pairs: bool  # whether the i-th rows of all conditions always went to one half
 
     @property
     def large_enough(self) -> bool:
@@ -35,7 +36,7 @@ class Halves:
 
 @dataclass(frozen=True)
 class HalfEffects:
-    """Cohen's d of every unit in each half, by site; NaN throughout where halves are too small."""
+    """The effect at every unit in each half, by site; NaN throughout where halves are too small."""
 
     halves: Halves
     selected: Mapping[str, np.ndarray]  # site -> (n_units,)
@@ -43,9 +44,7 @@ class HalfEffects:
 
 
 def split_halves(
-    rows_a: Rows,
-    rows_b: Rows,
-    *,
+    *conditions: Rows,
     blocks: Sequence | np.ndarray | None = None,
     rng: np.random.Generator,
 ) -> Halves:
@@ -58,7 +57,7 @@ def split_halves(
 
     Parameters
     ----------
-    rows_a, rows_b : (n_a,) and (n_b,) row numbers of a recording
+    conditions : (n_k,) row numbers of a recording, of two conditions or more
     blocks : (n_prompts,) labels, optional
         Item or group of every row of the recording, looked up as ``blocks[row]``.
     rng : numpy.random.Generator
@@ -70,13 +69,14 @@ def split_halves(
     Raises
     ------
     ValueError
-        If a row is in both conditions.
+        If a row is in two conditions.
     """
-    rows = (np.asarray(rows_a, dtype=int), np.asarray(rows_b, dtype=int))
-    shared = np.intersect1d(*rows)
+    rows = tuple(np.asarray(r, dtype=int) for r in conditions)
+    every, counts = np.unique(np.concatenate(rows), return_counts=True)
+    shared = every[counts > 1]
     if len(shared):
         raise ValueError(
-            f"rows {_some(shared)} are in both conditions; a prompt belongs to one side of a "
+            f"rows {_some(shared)} are in two conditions; a prompt belongs to one side of a "
             f"contrast only"
         )
     if blocks is None:
@@ -85,22 +85,22 @@ def split_halves(
         chosen = _whole_blocks(rows, np.asarray(blocks), rng)
     picked = tuple(np.isin(r, chosen) for r in rows)
     return Halves(
-        selection=(rows[0][picked[0]], rows[1][picked[1]]),
-        held_out=(rows[0][~picked[0]], rows[1][~picked[1]]),
-        keeps_pairs=np.array_equal(*picked),
+        selection=tuple(r[p] for r, p in zip(rows, picked, strict=True)),
+        held_out=tuple(r[~p] for r, p in zip(rows, picked, strict=True)),
+        keeps_pairs=all(np.array_equal(picked[0], p) for p in picked[1:]),
     )
 
 
 def _whole_blocks(
-    rows: tuple[np.ndarray, np.ndarray], blocks: np.ndarray, rng: np.random.Generator
+    rows: tuple[np.ndarray, ...], blocks: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
     """Rows of the selection half: each block, in random order, joins where it evens most."""
     both = np.concatenate(rows)
     names, block_of_row = np.unique(blocks[both], return_inverse=True)
-    in_second = np.arange(len(both)) >= len(rows[0])
-    counts = np.zeros((len(names), 2), dtype=int)
-    np.add.at(counts, (block_of_row, in_second.astype(int)), 1)
-    surplus = np.zeros(2, dtype=int)  # selection minus held-out rows, per condition
+    condition = np.repeat(np.arange(len(rows)), [len(r) for r in rows])
+    counts = np.zeros((len(names), len(rows)), dtype=int)
+    np.add.at(counts, (block_of_row, condition), 1)
+    surplus = np.zeros(len(rows), dtype=int)  # selection minus held-out rows, per condition
     selects = np.zeros(len(names), dtype=bool)
     order = rng.permutation(len(names))
     # Large blocks first: small ones can still even out what they leave uneven.
@@ -112,37 +112,38 @@ def _whole_blocks(
     return both[selects[block_of_row]]
 
 
-def half_effects(recording: Recording, halves: Halves) -> HalfEffects:
-    """Cohen's d of every unit on the selection half, and on the held-out half.
+def half_effects(recording: Recording, halves: Halves, design: Design | None = None) -> HalfEffects:
+    """The effect at every unit on the selection half, and on the held-out half.
 
     Parameters
     ----------
     recording : Activations or StreamedRecording
         The recording that the rows of ``halves`` count in.
     halves : Halves
+    design : Design, optional
+        Of the contrast; one condition against another where left out.
 
     Returns
     -------
     HalfEffects
-        NaN throughout where a half has fewer than two prompts of a condition.
+        NaN throughout where a half has fewer than two prompts (or groups, where these are
+        averaged) of a condition.
     """
-    return HalfEffects(
-        halves, *(_effects(recording, rows, halves) for rows in (halves.selection, halves.held_out))
-    )
+    design = design or Design(halves.selection)
+    parts = (replace(design, rows=rows) for rows in (halves.selection, halves.held_out))
+    return HalfEffects(halves, *(_effects(recording, part, halves) for part in parts))
 
 
-def _effects(
-    recording: Recording, rows: tuple[np.ndarray, np.ndarray], halves: Halves
-) -> dict[str, np.ndarray]:
-    """Cohen's d on one half, by site."""
+def _effects(recording: Recording, half: Design, halves: Halves) -> dict[str, np.ndarray]:
+    """The effect on one half, by site."""
     effects = {}
     for site in recording.sites:
         units = recording.units(site)
-        if not halves.large_enough:
+        if not halves.large_enough or min(half.n) < SMALLEST_HALF:
             effects[site] = np.full(len(units), np.nan)
             continue
-        layers = [[recording.sample(r, site, int(layer)) for r in rows] for layer in units.layers]
-        effects[site] = np.concatenate([cohens_d(a, b) for a, b in layers])
+        layers = [half.samples(recording, site, int(layer)) for layer in units.layers]
+        effects[site] = np.concatenate([effect_size(samples, half) for samples in layers])
     return effects
 
 

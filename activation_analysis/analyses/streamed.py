@@ -24,9 +24,14 @@ Address = tuple[str, int]  # site, layer
 SEEN, GROUPS = "seen", "groups"  # arrays of `to_arrays` that are no address
 
 
-def refuse_whole_data(test: str) -> None:
-    """A ValueError unless moments answer the test."""
+def refuse_whole_data(test: str, control: str = "fdr_bh") -> None:
+    """A ValueError unless moments answer the test under its control."""
     test = canonical_test(test)
+    if control == "max_t":
+        raise ValueError(
+            "control 'max_t' shuffles every activation, and a stream keeps none; with a stream "
+            "use another control, or leave out --stream to record them"
+        )
     if test not in MOMENT_TESTS:
         raise ValueError(
             f"test {test!r} needs every activation at once, and a stream keeps none; with a "

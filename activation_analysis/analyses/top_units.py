@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
+from activation_analysis.analyses.designs import Design
+from activation_analysis.analyses.effects import effect_interval, effect_of, tested
 from activation_analysis.analyses.samples import Recording
-from activation_analysis.analyses.split_half import HalfEffects, strongest
+from activation_analysis.analyses.split_half import SMALLEST_HALF, HalfEffects, strongest
 from activation_analysis.results import StatMap, TopUnits
-from activation_analysis.statistics.effect_size import (
-    Interval,
-    cohens_d,
-    cohens_d_interval,
-    paired_d_interval,
-)
-from activation_analysis.statistics.hypothesis_tests import TESTS
-from activation_analysis.statistics.moments import Sample, side_by_side
+from activation_analysis.statistics.moments import side_by_side
 
 
 def top_units(
     recording: Recording,
     maps: Mapping[str, StatMap],
     selection: HalfEffects,
+    design: Design | None = None,
     *,
     top_n: int = 20,
     confidence: float = 0.95,
@@ -41,6 +38,8 @@ def top_units(
         Of all prompts, as ``contrast_maps`` returns them for this recording.
     selection : HalfEffects
         As ``half_effects`` returns them for this recording.
+    design : Design, optional
+        Of the contrast; one condition against another by the maps' test where left out.
     top_n : int
         Units to list, at most.
     confidence : float
@@ -55,24 +54,29 @@ def top_units(
     ValueError
         If the test is paired and the halves do not hold the same pairs.
     """
-    halves, test = selection.halves, _one_test(maps)
-    if test == "paired" and halves.large_enough and not halves.keeps_pairs:
+    halves = selection.halves
+    design = design or Design(halves.selection, _one_test(maps))
+    if design.is_paired and halves.large_enough and not halves.keeps_pairs:
         raise ValueError(
             "the halves tear pairs apart, but the test is paired; "
             "split with split_halves(..., blocks=the item of every row)"
         )
     table = pd.concat([m.table().assign(site=site) for site, m in maps.items()], ignore_index=True)
     if halves.large_enough:
-        n_selection, n_held_out = ((len(a), len(b)) for a, b in (halves.selection, halves.held_out))
+        n_selection, n_held_out = (
+            replace(design, rows=rows).n for rows in (halves.selection, halves.held_out)
+        )
         table["selected_d"] = np.concatenate([selection.selected[site] for site in maps])
     else:
-        n_selection, n_held_out = next(iter(maps.values())).n, (0, 0)
+        n_selection, n_held_out = next(iter(maps.values())).n, (0,) * len(design.rows)
         table["selected_d"] = table["effect_size"]
     candidates = np.where(table["excluded"] == "", table["selected_d"], np.nan)
     top = table.loc[strongest(candidates, top_n)].reset_index(drop=True)
     held_out = dict.fromkeys(("held_out_d", "held_out_low", "held_out_high", "held_out_p"), np.nan)
     if halves.large_enough and len(top):
-        held_out = _measured(recording, top, halves.held_out, test, confidence)
+        measured = replace(design, rows=halves.held_out)
+        if min(measured.n) >= SMALLEST_HALF:
+            held_out = _measured(recording, top, measured, confidence)
     columns = [
         *("site", "layer", "index", "depth", "effect_size", "hedges_g", "p_value"),
         *("p_adjusted", "significant", "selected_d", *held_out),
@@ -88,28 +92,18 @@ def _one_test(maps: Mapping[str, StatMap]) -> str:
 
 
 def _measured(
-    recording: Recording,
-    top: pd.DataFrame,
-    rows: tuple[np.ndarray, np.ndarray],
-    test: str,
-    confidence: float,
+    recording: Recording, top: pd.DataFrame, design: Design, confidence: float
 ) -> dict[str, np.ndarray]:
     """Effect, its interval and its p-value on the held-out prompts, one value per listed unit."""
     addresses = list(zip(top["site"], top["layer"], top["index"], strict=True))
-    a, b = (
-        side_by_side([recording.sample(r, s, layer, slice(i, i + 1)) for s, layer, i in addresses])
-        for r in rows
-    )
-    interval = _interval(a, b, test, confidence)
+    units = [design.samples(recording, s, layer, slice(i, i + 1)) for s, layer, i in addresses]
+    samples = [side_by_side(parts) for parts in zip(*units, strict=True)]
+    result = tested(samples, design)
+    effect = effect_of(result, samples, design)
+    interval = effect_interval(effect, result, samples, design, confidence=confidence)
     return {
-        "held_out_d": cohens_d(a, b),
+        "held_out_d": effect,
         "held_out_low": interval.low,
         "held_out_high": interval.high,
-        "held_out_p": TESTS[test](a, b).p_value,
+        "held_out_p": result.p_value,
     }
-
-
-def _interval(a: Sample, b: Sample, test: str, confidence: float) -> Interval:
-    if test == "paired":
-        return paired_d_interval(a, b, confidence=confidence)
-    return cohens_d_interval(cohens_d(a, b), len(a), len(b), confidence=confidence)

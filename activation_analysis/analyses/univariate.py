@@ -13,22 +13,40 @@ from dataclasses import replace
 import numpy as np
 
 from activation_analysis.activations import Units
+from activation_analysis.analyses.designs import Design
+from activation_analysis.analyses.effects import effect_interval, effect_of, tested
+from activation_analysis.analyses.error_control import (
+    CONTROLS,
+    ErrorControl,
+    controlled,
+    every_p_value,
+)
 from activation_analysis.analyses.layer_profiles import layer_profiles
 from activation_analysis.analyses.samples import Recording
 from activation_analysis.analyses.split_half import Rows, half_effects, split_halves
 from activation_analysis.analyses.top_units import top_units
 from activation_analysis.results import Power, StatMap
-from activation_analysis.statistics.effect_size import cohens_d, hedges_correction
-from activation_analysis.statistics.hypothesis_tests import MOMENT_TESTS, TESTS, canonical_test
-from activation_analysis.statistics.moments import Sample, mean_difference, two_moments
-from activation_analysis.statistics.multiplicity import CONTROLS, adjust
+from activation_analysis.statistics import multiplicity
+from activation_analysis.statistics.effect_size import hedges_correction
+from activation_analysis.statistics.hypothesis_tests import (
+    MOMENT_TESTS,
+    ONE_SAMPLE_TESTS,
+    canonical_test,
+)
+from activation_analysis.statistics.linear_model import contrast_of_means
+from activation_analysis.statistics.moments import Sample, several_moments
+from activation_analysis.statistics.multiplicity import reject
 from activation_analysis.statistics.power import minimum_detectable_effect, two_sample_power
 from activation_analysis.statistics.screening import exclusion_reasons
 
 __all__ = [
+    "CONTROLS",
+    "Design",
+    "ErrorControl",
     "contrast_map",
     "contrast_maps",
-    "corrected",
+    "controlled",
+    "design_maps",
     "half_effects",
     "layer_profiles",
     "power_of_design",
@@ -36,9 +54,20 @@ __all__ = [
     "small_sample_warning",
     "split_halves",
     "top_units",
+    "two_sided",
 ]
 FEWEST_PROMPTS = 15  # per condition, for any power to speak of
 EFFECT_ASKED_FOR = 0.5  # abs(d) that the power is stated for
+PER_UNIT = (
+    "statistic",
+    "p_value",
+    "df",
+    "effect_size",
+    "hedges_g",
+    "mean_difference",
+    "effect_low",
+    "effect_high",
+)
 
 
 def contrast_map(a: Sample, b: Sample, *, test: str = "welch") -> StatMap:
@@ -50,8 +79,8 @@ def contrast_map(a: Sample, b: Sample, *, test: str = "welch") -> StatMap:
         Activations of the two groups, in the model's own units. Moments will do for
         ``MOMENT_TESTS``.
     test : str
-        An entry of ``TESTS``. The effect size is Cohen's d (pooled SD) whatever the test,
-        paired ones included, so that maps of different tests can be compared.
+        An entry of ``TESTS`` for two groups. The effect size is Cohen's d (pooled SD) whatever
+        the test, paired ones included, so that maps of different tests can be compared.
 
     Returns
     -------
@@ -63,27 +92,44 @@ def contrast_map(a: Sample, b: Sample, *, test: str = "welch") -> StatMap:
     ValueError
         If the test is unknown, a group has fewer than two prompts, or the units do not match.
     """
+    rows = np.arange(len(a)), len(a) + np.arange(len(b))
+    return _map_of([a, b], two_sided(*rows, test=test))
+
+
+def two_sided(rows_a: Rows, rows_b: Rows, *, test: str = "welch") -> Design:
+    """The design of one condition against another, whose prompts are independent or paired."""
     test = canonical_test(test)
-    in_a, in_b = two_moments(a, b)
-    result = TESTS[test](*((in_a, in_b) if test in MOMENT_TESTS else (a, b)))
-    excluded = exclusion_reasons(in_a, in_b)
-    # What a test cannot tell for another reason is a difference that never varies (paired).
-    excluded[(excluded == "") & np.isnan(result.statistic)] = "constant"
-    d = cohens_d(in_a, in_b)
-    numbers = {
-        "statistic": result.statistic,
-        "p_value": result.p_value,
-        "df": result.df,
-        "effect_size": d,
-        "hedges_g": d * hedges_correction(len(in_a) + len(in_b) - 2),
-        "mean_difference": mean_difference(in_a, in_b),
-    }
-    return StatMap(
-        **{name: np.where(excluded == "", values, np.nan) for name, values in numbers.items()},
-        excluded=excluded,
-        test=test,
-        n=(len(in_a), len(in_b)),
-    )
+    if test in ONE_SAMPLE_TESTS:
+        raise ValueError(f"test {test!r} takes one group; a contrast compares two or more")
+    rows = np.asarray(rows_a, dtype=int), np.asarray(rows_b, dtype=int)
+    return Design(rows, test)
+
+
+def design_maps(recording: Recording, design: Design) -> dict[str, StatMap]:
+    """Maps of every recorded site, uncorrected.
+
+    Parameters
+    ----------
+    recording : Activations or StreamedRecording
+    design : Design
+        Which prompts are compared, and how.
+
+    Returns
+    -------
+    dict of site -> StatMap
+        With ``units``, the effect of `effects.effect_size` and its 95 % interval.
+
+    Raises
+    ------
+    ValueError
+        As the test.
+    """
+    maps = {}
+    for site in recording.sites:
+        units = recording.units(site)
+        layers = (design.samples(recording, site, int(layer)) for layer in units.layers)
+        maps[site] = _site_map([_map_of(samples, design) for samples in layers], units)
+    return maps
 
 
 def contrast_maps(
@@ -95,7 +141,7 @@ def contrast_maps(
     control: str = "fdr_bh",
     alpha: float = 0.05,
 ) -> dict[str, StatMap]:
-    """Contrast maps of every recorded site, corrected together as one family.
+    """Maps of one contrast at every recorded site, corrected together as one family.
 
     Parameters
     ----------
@@ -117,42 +163,25 @@ def contrast_maps(
     ValueError
         As ``contrast_map`` and ``adjust``.
     """
-    rows_a, rows_b = np.asarray(rows_a, dtype=int), np.asarray(rows_b, dtype=int)
-    maps = {}
-    for site in recording.sites:
-        units = recording.units(site)
-        layers = (
-            [recording.sample(rows, site, int(layer)) for rows in (rows_a, rows_b)]
-            for layer in units.layers
-        )
-        maps[site] = _site_map([contrast_map(a, b, test=test) for a, b in layers], units)
-    return corrected(maps, control=control, alpha=alpha)
-
-
-def corrected(
-    maps: Mapping[str, StatMap], *, control: str = "fdr_bh", alpha: float = 0.05
-) -> dict[str, StatMap]:
-    """The same maps, adjusted as one family over all of their tested units."""
-    family = adjust(_all_p_values(maps), control=control, alpha=alpha)
-    ends = np.cumsum([len(stat_map) for stat_map in maps.values()])
-    return {
-        site: replace(
-            stat_map,
-            p_adjusted=p_adjusted,
-            control=control,
-            alpha=alpha,
-            family_size=family.family_size,
-        )
-        for (site, stat_map), p_adjusted in zip(
-            maps.items(), np.split(family.p_adjusted, ends[:-1]), strict=True
-        )
-    }
+    design = two_sided(rows_a, rows_b, test=test)
+    how = ErrorControl(control=control, alpha=alpha)
+    return controlled(recording, [design], [design_maps(recording, design)], how).maps[0]
 
 
 def significant_by_control(maps: Mapping[str, StatMap], *, alpha: float = 0.05) -> dict[str, int]:
-    """How many units of all maps are significant under every control, from the same p-values."""
-    p = _all_p_values(maps)
-    return {name: int(adjust(p, control=name, alpha=alpha).rejected.sum()) for name in CONTROLS}
+    """How many units of these maps are significant under every control of their p-values.
+
+    Beside them the control that the maps were adjusted by, where it is none of these.
+    """
+    p = every_p_value([maps])
+    counts = {
+        name: int(np.count_nonzero(reject(p, control=name, alpha=alpha)))
+        for name in multiplicity.CONTROLS
+    }
+    control = next(iter(maps.values())).control
+    if control is not None and control not in counts:
+        counts[control] = sum(int(m.significant.sum()) for m in maps.values())
+    return counts
 
 
 def power_of_design(n_a: int, n_b: int, *, alpha: float = 0.05, family_size: int = 1) -> Power:
@@ -203,19 +232,45 @@ def small_sample_warning(conditions: Sequence[str], power: Power) -> str:
     )
 
 
-def _all_p_values(maps: Mapping[str, StatMap]) -> np.ndarray:
-    return np.concatenate([stat_map.p_value for stat_map in maps.values()])
+def _map_of(samples: Sequence[Sample], design: Design) -> StatMap:
+    """One layer's map."""
+    known = several_moments(samples)
+    values = known if design.test in MOMENT_TESTS and design.nuisance is None else samples
+    result = tested(values, design)
+    excluded = exclusion_reasons(*known)
+    # What a test cannot tell for another reason is a difference that never varies (paired).
+    excluded[(excluded == "") & np.isnan(result.statistic)] = "constant"
+    whole = known if design.is_simple and not design.is_paired else values
+    effect = effect_of(result, known if design.nuisance is None else samples, design)
+    interval = effect_interval(effect, result, whole, design)
+    n = sum(len(m) for m in known)
+    unbiased = np.nan if design.is_omnibus else hedges_correction(n - len(known))
+    difference = np.nan if design.is_omnibus else contrast_of_means(known, design.weights)
+    numbers = {
+        "statistic": result.statistic,
+        "p_value": result.p_value,
+        "df": result.df,
+        "effect_size": effect,
+        "hedges_g": effect * unbiased,
+        "mean_difference": difference,
+        "effect_low": interval.low,
+        "effect_high": interval.high,
+    }
+    return StatMap(
+        **{name: np.where(excluded == "", values, np.nan) for name, values in numbers.items()},
+        excluded=excluded,
+        test=design.test,
+        n=tuple(len(m) for m in known),
+    )
 
 
 def _site_map(layers: Sequence[StatMap], units: Units) -> StatMap:
     """One site's layers side by side."""
-    first = layers[0]
-    per_unit = ("statistic", "p_value", "df", "effect_size", "hedges_g", "mean_difference")
     return replace(
-        first,
+        layers[0],
         units=units,
         **{
             name: np.concatenate([getattr(layer, name) for layer in layers])
-            for name in (*per_unit, "excluded")
+            for name in (*PER_UNIT, "excluded")
         },
     )

@@ -267,8 +267,10 @@ TESTS: dict[str, Callable[..., UnitStatistics]] = {
     "glm_f": glm_f,
 }
 PAIRED_TESTS = ("paired", "wilcoxon")
+ONE_SAMPLE_TESTS = ("one_sample",)
 OMNIBUS_TESTS = ("f", "kruskal", "glm_f")
-MOMENT_TESTS = ("student", "welch")  # those that need no more than Moments of the groups
+MOMENT_TESTS = ("student", "welch", "f")  # those that need no more than Moments of the groups
+CONTRAST_TESTS = tuple(t for t in TESTS if t not in ONE_SAMPLE_TESTS)
 TEST_ALIASES = {
     "ttest": "student",
     "one-sample": "one_sample",

@@ -12,6 +12,7 @@ import numpy as np
 from scipy.special import fdtrc
 
 from activation_analysis.statistics.moments import (
+    Moments,
     Sample,
     column_blocks,
     mean_difference,
@@ -54,7 +55,7 @@ def contrast_t(
     """
     known = several_moments(samples)
     c = checked_weights(weights, len(known))
-    estimate = _weighted_mean(known, c)
+    estimate = contrast_of_means(known, c)
     if equal_variance:
         df = float(sum(m.n for m in known) - len(known))
         variance = sum(m.sum_squares for m in known) / df
@@ -77,7 +78,13 @@ def contrast_effect_size(samples: Sequence[Sample], weights: Sequence[float]) ->
     c = checked_weights(weights, len(known))
     variance = sum(m.sum_squares for m in known) / (sum(m.n for m in known) - len(known))
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(variance > 0, _weighted_mean(known, c) / np.sqrt(variance), np.nan)
+        return np.where(variance > 0, contrast_of_means(known, c) / np.sqrt(variance), np.nan)
+
+
+def contrast_of_means(known: Sequence[Moments], weights: Sequence[float]) -> np.ndarray:
+    """sum c_k mean_k, (n_units,); differences from one condition, so that an offset cancels."""
+    base = known[-1]
+    return sum(w * mean_difference(m, base) for w, m in zip(weights[:-1], known[:-1], strict=True))
 
 
 def weighted_t(
@@ -234,12 +241,6 @@ def checked_weights(weights: Sequence[float], n_groups: int) -> np.ndarray:
             f"weights {c.tolist()} are no contrast of {n_groups} groups; one each, adding up to 0"
         )
     return c
-
-
-def _weighted_mean(known, c: np.ndarray) -> np.ndarray:
-    """sum c_k mean_k, (n_units,); differences from one condition, so that an offset cancels."""
-    base = known[-1]
-    return sum(w * mean_difference(m, base) for w, m in zip(c[:-1], known[:-1], strict=True))
 
 
 def _decomposed(

@@ -143,9 +143,10 @@ def several_moments(samples: Sequence[Sample]) -> list[Moments]:
     """The moments of two groups or more, or a ValueError that says what does not fit."""
     known = []
     for number, sample in enumerate(samples, 1):
+        name = _name_of(number)
         if not isinstance(sample, Moments):
-            sample = moments(_as_group(sample, f"group {number}"))
-        _refuse_single(sample.n, f"group {number}")
+            sample = moments(_as_group(sample, name))
+        _refuse_single(sample.n, name)
         _refuse_other_units(known[0].n_units if known else sample.n_units, sample.n_units)
         known.append(sample)
     if len(known) < 2:
@@ -155,12 +156,16 @@ def several_moments(samples: Sequence[Sample]) -> list[Moments]:
 
 def several_groups(samples: Sequence[np.ndarray], *, at_least: int = 2) -> list[np.ndarray]:
     """Groups as 2-D real arrays of the same units, or a ValueError that says what is not."""
-    groups = [_as_group(x, f"group {number}") for number, x in enumerate(samples, 1)]
+    groups = [_as_group(x, _name_of(number)) for number, x in enumerate(samples, 1)]
     if len(groups) < at_least:
         raise ValueError(f"received {len(groups)} group; this compares two groups or more")
     for other in groups[1:]:
         _refuse_other_units(groups[0].shape[1], other.shape[1])
     return groups
+
+
+def _name_of(number: int) -> str:
+    return {1: "the first group", 2: "the second group"}.get(number, f"group {number}")
 
 
 def two_groups(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

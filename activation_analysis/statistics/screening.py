@@ -8,22 +8,21 @@ from __future__ import annotations
 
 import numpy as np
 
-from activation_analysis.statistics.moments import Sample, two_moments
+from activation_analysis.statistics.moments import Sample, several_moments
 
 REASONS = ("nan", "inf", "constant")
 
 
-def exclusion_reasons(a: Sample, b: Sample) -> np.ndarray:
+def exclusion_reasons(*groups: Sample) -> np.ndarray:
     """Why a unit cannot be tested, as text: does every column hold usable numbers?
 
     ``"nan"`` a value is missing; ``"inf"`` a value overflowed (and none is missing);
-    ``"constant"`` neither group varies, so that there is no error to measure a difference
+    ``"constant"`` no group varies, so that there is no error to measure a difference
     against, even where the two constants differ; ``""`` the unit can be tested.
 
     Parameters
     ----------
-    a, b : (n_a, n_units) and (n_b, n_units), or Moments of both
-        Activations of the two groups.
+    groups : matrices (n_k, n_units), or Moments, of two groups or more
 
     Returns
     -------
@@ -34,10 +33,10 @@ def exclusion_reasons(a: Sample, b: Sample) -> np.ndarray:
     ValueError
         If the groups are not two matrices of the same units with two prompts or more each.
     """
-    both = two_moments(a, b)
-    reasons = np.full(both[0].n_units, "", dtype=f"<U{max(map(len, REASONS))}")
+    known = several_moments(groups)
+    reasons = np.full(known[0].n_units, "", dtype=f"<U{max(map(len, REASONS))}")
     # The smallest and the largest value tell it all: they are NaN where any value is.
-    reasons[np.logical_and(*(m.low == m.high for m in both))] = "constant"
-    reasons[np.logical_or(*(np.isinf(m.low) | np.isinf(m.high) for m in both))] = "inf"
-    reasons[np.logical_or(*(np.isnan(m.low) for m in both))] = "nan"
+    reasons[np.all([m.low == m.high for m in known], axis=0)] = "constant"
+    reasons[np.any([np.isinf(m.low) | np.isinf(m.high) for m in known], axis=0)] = "inf"
+    reasons[np.any([np.isnan(m.low) for m in known], axis=0)] = "nan"
     return reasons
