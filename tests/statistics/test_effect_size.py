@@ -9,10 +9,10 @@ from activation_analysis.statistics.effect_size import (
     cohens_d_interval,
     hedges_correction,
     hedges_g,
-    noncentrality_interval,
     paired_d_interval,
 )
 from activation_analysis.statistics.hypothesis_tests import student_t
+from activation_analysis.statistics.intervals import noncentrality_interval
 
 
 def column(values) -> np.ndarray:

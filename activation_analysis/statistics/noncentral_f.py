@@ -1,0 +1,42 @@
+"""Noncentrality of F, for intervals of the variance that conditions explain."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.special import fdtri, ncfdtr, ncfdtrinc
+
+from activation_analysis.statistics.interpolation import interpolated
+
+GRID_STEP = 1 / 128
+
+
+def noncentralities_at(f: np.ndarray, df1: float, df2: float, probability: float) -> np.ndarray:
+    """The noncentrality for which P(F' <= f) = probability, in the shape of ``f``.
+
+    0 where even the central F reaches ``f`` less often. Newton steps on scipy's ``ncfdtr`` from
+    its ``ncfdtrinc``; many f are interpolated to 1e-9 max(1, noncentrality). NaN where ``f`` is
+    NaN, infinite or negative.
+    """
+    f = np.asarray(f, dtype=float)
+    result = np.where(np.isfinite(f) & (f >= 0), 0.0, np.nan)
+    central = fdtri(df1, df2, probability)
+    beyond = np.isfinite(f) & (f > central)
+
+    def at_log(log_f: np.ndarray) -> np.ndarray:
+        return _solved(np.maximum(np.exp(log_f), central), df1, df2, probability)
+
+    if beyond.any():
+        # A line in log(F) where F is small, and smooth in it everywhere.
+        found = interpolated(at_log, np.log(f[beyond]), step=GRID_STEP, start=np.log(central))
+        result[beyond] = np.maximum(found, 0)
+    return result
+
+
+def _solved(f: np.ndarray, df1: float, df2: float, probability: float) -> np.ndarray:
+    solution = np.maximum(ncfdtrinc(df1, df2, probability, f), 0)
+    for _ in range(2):
+        below = ncfdtr(df1, df2, solution, f)
+        # A chi-square of noncentrality c is Poisson(c / 2) further pairs of df.
+        slope = (below - ncfdtr(df1 + 2, df2, solution, f * df1 / (df1 + 2))) / 2
+        solution = np.maximum(solution + (below - probability) / slope, 0)
+    return solution
