@@ -9,10 +9,11 @@ from scipy.interpolate import make_interp_spline
 
 DEGREE = 5
 FEWEST_NODES = 16
+BEYOND = 4  # nodes after the last value, for a spline is at its worst beside its end
 
 
 def interpolated(
-    function: Callable[[np.ndarray], np.ndarray], x: np.ndarray, *, step: float, start: float = 0.0
+    function: Callable[[np.ndarray], np.ndarray], x: np.ndarray, *, step: float, start: float
 ) -> np.ndarray:
     """``function(x)`` by a quintic spline over ``start, start + step, ...``, in the shape of ``x``.
 
@@ -27,7 +28,7 @@ def interpolated(
     """
     x = np.asarray(x, dtype=float)
     end = np.nanmax(x, initial=start)
-    n_nodes = max(FEWEST_NODES, int(np.ceil((end - start) / step)) + 1)
+    n_nodes = max(FEWEST_NODES, int(np.ceil((end - start) / step)) + 1 + BEYOND)
     if x.size <= n_nodes:
         return function(x)
     nodes = start + step * np.arange(n_nodes)

@@ -66,7 +66,8 @@ def noncentralities_at(t: np.ndarray, df: float, probability: float) -> np.ndarr
     def over_cosh(x: np.ndarray) -> np.ndarray:
         return noncentrality_at(spread * np.sinh(x), df, probability) / np.cosh(x)
 
-    return interpolated(over_cosh, x, step=GRID_STEP) * np.cosh(x)
+    # A spline is at its worst beside its end: begin a little below 0.
+    return interpolated(over_cosh, x, step=GRID_STEP, start=-8 * GRID_STEP) * np.cosh(x)
 
 
 def _solved(t: np.ndarray, df: float, probability: float) -> np.ndarray:
