@@ -16,6 +16,7 @@ NEGLIGIBLE = 1e-18  # probability left out at either end of the integrals
 FARTHEST_Z = 9.0  # the same for a normal variable
 FARTHEST_T = 200  # times sqrt(2 df): no larger t is solved for
 GRID_STEP = 1 / 64
+MOST_STEPS = 8
 ROWS = 4096  # values of t at once, so that no array grows with n_units x nodes
 
 
@@ -39,7 +40,7 @@ def cdf(t: np.ndarray | float, df: float, noncentrality: np.ndarray | float) -> 
 def noncentrality_at(t: np.ndarray | float, df: float, probability: float) -> np.ndarray:
     """The noncentrality for which P(T <= t) = probability, in the shape of ``t``.
 
-    Two Newton steps on the quadrature from scipy's ``nctdtrinc``, in which time grows with t; from
+    Newton steps on the quadrature from scipy's ``nctdtrinc``, in which time grows with t; from
     abs(t) = 200 sqrt(2 df) on, its expansion in 1 / t^2. NaN where ``t`` is NaN or infinite.
     """
     t = np.asarray(t, dtype=float)
@@ -72,9 +73,13 @@ def noncentralities_at(t: np.ndarray, df: float, probability: float) -> np.ndarr
 
 def _solved(t: np.ndarray, df: float, probability: float) -> np.ndarray:
     solution = np.asarray(nctdtrinc(df, probability, t), dtype=float)
-    for _ in range(2):
-        slope = _in_rows(_slope_block, t, df, solution)
-        solution = solution + (cdf(t, df, solution) - probability) / slope
+    # Two steps do, but for some t near 0, where nctdtrinc stops at one digit (scipy 1.17).
+    for _ in range(MOST_STEPS):
+        off = cdf(t, df, solution) - probability
+        solution = solution + off / _in_rows(_slope_block, t, df, solution)
+        # Steps square the error: after one from here it is rounding.
+        if not np.any(np.abs(off) > 1e-9 * min(probability, 1 - probability)):
+            break
     return solution
 
 

@@ -170,7 +170,7 @@ def test_d_z_interval_covers_the_true_effect_as_often_as_it_says(n):
     assert np.mean((low < 0.6) & (high > 0.6)) == pytest.approx(0.95, abs=0.006)
 
 
-@pytest.mark.parametrize("probability", [0.995, 0.975, 0.025])
+@pytest.mark.parametrize("probability", [0.9995, 0.995, 0.975, 0.025])
 @pytest.mark.parametrize("df", [2, 18, 398, 5000])
 def test_many_noncentralities_are_within_1e_9_of_the_exact_ones(df, probability):
     rng = np.random.default_rng(7)
