@@ -41,6 +41,16 @@ def test_interval_covers_the_true_effect_as_often_as_it_says(method):
     assert np.mean((low < 0.8) & (high > 0.8)) == pytest.approx(0.95, abs=0.012)
 
 
+def test_bca_moves_its_levels_for_bias_and_skew_as_scipy_does():
+    # A biased statistic: the variance over n, which resampling makes smaller yet.
+    x, rng = np.random.default_rng(1).normal(size=(25, 4)), np.random.default_rng(2)
+    found = bootstrap_interval(lambda x: x.var(axis=0), [x], rng=rng, n_resamples=20_000)
+    peer = stats.bootstrap((x,), np.var, axis=0, n_resamples=20_000, rng=rng).confidence_interval
+    np.testing.assert_allclose(found, [peer.low, peer.high], atol=0.03)
+    plain = bootstrap_interval(lambda x: x.var(axis=0), [x], rng=rng, method="percentile")
+    assert np.all(found.high > plain.high + 0.1)
+
+
 def test_templated_prompts_need_their_groups():
     rng = np.random.default_rng(3)
     template = np.repeat(np.arange(20), 5)

@@ -210,6 +210,13 @@ def test_swapped_groups_mirror_every_effect(name):
     assert np.all(EFFECT_SIZES[name](a + 1, b) > there + middle)
 
 
+def test_a_constant_difference_has_no_d_z():
+    a = np.random.default_rng(11).normal(size=(6, 2))
+    a[:, 0] = np.arange(6)
+    assert np.isnan(d_z(a, a - 3)[0])
+    assert np.isnan(one_sample_d(np.zeros((6, 1)))[0])
+
+
 @pytest.mark.parametrize("name", EFFECT_SIZES)
 def test_a_bad_unit_spoils_no_other(name):
     a, b = np.random.default_rng(10).normal(size=(2, 12, 30))

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.special import ncfdtr
 
 from activation_analysis.statistics.effect_size import cohens_d_interval
 from activation_analysis.statistics.noncentral_f import noncentralities_at
@@ -93,10 +94,20 @@ def test_many_noncentralities_are_within_1e_9_of_the_exact_ones(df1, df2, probab
     assert found[0] == 0 < found[-1]
 
 
+@pytest.mark.parametrize("probability", [0.9995, 0.995, 0.95, 0.05, 0.005, 0.0005])
+@pytest.mark.parametrize(("df1", "df2"), [(1, 6), (2, 20), (3, 396), (30, 60)])
+def test_noncentralities_put_f_at_their_quantile(df1, df2, probability):
+    f = np.geomspace(stats.f.ppf(probability, df1, df2) * 1.001, 1500 / df1, 40)
+    found = noncentralities_at(f, df1, df2, probability)
+    reached = ncfdtr(df1, df2, found, f)
+    tail = min(probability, 1 - probability)
+    np.testing.assert_allclose(reached, probability, rtol=0, atol=1e-7 * tail)
+
+
 def test_noncentralities_far_out_join_the_near_ones():
     for df1, df2 in ((1, 6), (4, 398), (10, 50)):
-        inner, outer = noncentralities_at(np.array([4000, 4001]) / df1, df1, df2, 0.025)
-        assert outer / inner == pytest.approx(4001 / 4000, rel=1e-4)
+        inner, outer = noncentralities_at(np.array([2000, 2001]) / df1, df1, df2, 0.025)
+        assert outer / inner == pytest.approx(2001 / 2000, rel=1e-4)
         limit = noncentralities_at(np.array([1e12]), df1, df2, 0.025) / (1e12 * df1)
         assert limit[0] == pytest.approx(stats.chi2.isf(0.025, df2) / df2, rel=1e-5)
 
