@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
 
 import numpy as np
 from scipy.special import gammaln
 
+from activation_analysis.statistics.dominance import cliffs_delta, common_language_effect
+from activation_analysis.statistics.intervals import Interval, noncentrality_interval
 from activation_analysis.statistics.moments import (
+    Moments,
     Sample,
     mean_difference,
     moments,
@@ -15,14 +18,6 @@ from activation_analysis.statistics.moments import (
     pooled_variance,
     two_moments,
 )
-from activation_analysis.statistics.noncentral_t import noncentrality_at
-
-
-class Interval(NamedTuple):
-    """Limits of a confidence interval, ``low, high = cohens_d_interval(...)``."""
-
-    low: np.ndarray
-    high: np.ndarray
 
 
 def cohens_d(a: Sample, b: Sample) -> np.ndarray:
@@ -31,7 +26,9 @@ def cohens_d(a: Sample, b: Sample) -> np.ndarray:
         d = (mean(a) - mean(b)) / sqrt((ss(a) + ss(b)) / (n_a + n_b - 2))
 
     Positive where ``a`` responds more. The largest of many d's is far too large (the winner's
-    curse): measure a selected unit on prompts that did not select it.
+    curse): measure a selected unit on prompts that did not select it. Where variances differ, the
+    pooled one is their mean weighted by prompts, and d belongs to this ratio of prompts; report
+    ``cliffs_delta`` beside it.
 
     Parameters
     ----------
@@ -89,6 +86,65 @@ def hedges_g(a: Sample, b: Sample) -> np.ndarray:
     return cohens_d(a, b) * hedges_correction(len(a) + len(b) - 2)
 
 
+def one_sample_d(x: Sample) -> np.ndarray:
+    """By how many standard deviations does the mean of every unit differ from 0?
+
+        d = mean(x) / sd(x)
+
+    Parameters
+    ----------
+    x : (n, n_units), or its Moments
+
+    Returns
+    -------
+    (n_units,) array
+        NaN where a unit is constant, or has NaN or inf.
+
+    References
+    ----------
+    Cohen (1988), p. 45-46.
+    """
+    within = x if isinstance(x, Moments) else moments(x)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(within.sum_squares > 0, within.mean / np.sqrt(within.variance), np.nan)
+
+
+def d_z(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The effect size of paired prompts: mean difference over the SD of the differences.
+
+        d_z = mean(a - b) / sd(a - b) = t / sqrt(n)
+
+    Larger than Cohen's d where pairs go together: d_z tells how surely the pairs differ, d by how
+    much. Do not compare it with a d of two groups.
+
+    Parameters
+    ----------
+    a, b : (n_pairs, n_units)
+        Row i of one matched with row i of the other.
+
+    Returns, Raises
+    ---------------
+    As ``cohens_d``.
+
+    References
+    ----------
+    Lakens (2013), Frontiers in Psychology 4:863.
+    """
+    a, b = pairs(a, b)
+    return one_sample_d(np.asarray(a, dtype=float) - np.asarray(b, dtype=float))
+
+
+# Of two groups, (a, b) -> (n_units,). Eta squared, of any number of groups, is in
+# variance_explained.
+EFFECT_SIZES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "cohens_d": cohens_d,
+    "hedges_g": hedges_g,
+    "d_z": d_z,
+    "cliffs_delta": cliffs_delta,
+    "common_language_effect": common_language_effect,
+}
+
+
 def cohens_d_interval(
     d: np.ndarray | float, n_a: int, n_b: int, *, confidence: float = 0.95
 ) -> Interval:
@@ -97,8 +153,11 @@ def cohens_d_interval(
         t = d / sqrt(1/n_a + 1/n_b);  the limits are the noncentralities at which t is the
         (1 +- confidence)/2 quantile of the noncentral t, times sqrt(1/n_a + 1/n_b)
 
-    Exact for normal data of equal variance. Says nothing honest about a d that was selected
-    for being large.
+    Exact for normal data of equal variance; a million units, interpolated to 1e-9, take a quarter
+    of a second. That of Hedges' g is J times it. With SDs of 3 and 1 it covers 94 % in equal
+    groups, but 79 % where the 10 prompts vary more than the 30, and 99 % where they vary less:
+    report ``cliffs_delta_interval`` beside it. Says nothing honest about a d that was selected for
+    being large.
 
     Parameters
     ----------
@@ -155,20 +214,35 @@ def paired_d_interval(a: np.ndarray, b: np.ndarray, *, confidence: float = 0.95)
     return Interval(limits.low * scale, limits.high * scale)
 
 
-def noncentrality_interval(
-    t: np.ndarray | float, df: float, *, confidence: float = 0.95
-) -> Interval:
-    """Noncentralities at which an observed t is just not surprising, in the shape of ``t``.
+def d_z_interval(d: np.ndarray | float, n: int, *, confidence: float = 0.95) -> Interval:
+    """Exact confidence interval of ``d_z`` or ``one_sample_d``.
+
+        limits of the noncentrality of t = d sqrt(n) at n - 1 df, over sqrt(n)
+
+    Exact where the differences are normal.
+
+    Parameters
+    ----------
+    d : scalar or (n_units,)
+    n : int
+        Pairs, or prompts of the one sample.
+    confidence : float
+        Coverage, between 0 and 1.
+
+    Returns
+    -------
+    Interval
+
+    Raises
+    ------
+    ValueError
+        If ``confidence`` is not between 0 and 1, or there are fewer than two pairs.
 
     References
     ----------
-    Steiger & Fouladi (1997); the same as ``conf.limits.nct`` of R's MBESS.
+    Steiger & Fouladi (1997), in Harlow et al., What If There Were No Significance Tests?
     """
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence is {confidence}; it is a coverage between 0 and 1, as 0.95")
-    tail = (1 - confidence) / 2
-    t = np.asarray(t, dtype=float)
-    # Solved for abs(t) and mirrored, so that swapping the groups mirrors the interval exactly.
-    size = np.abs(t)
-    near, far = noncentrality_at(size, df, 1 - tail), noncentrality_at(size, df, tail)
-    return Interval(np.where(t < 0, -far, near)[()], np.where(t < 0, -near, far)[()])
+    if n < 2:
+        raise ValueError(f"{n} pair(s) have no interval; at least 2")
+    limits = noncentrality_interval(np.asarray(d) * np.sqrt(n), n - 1, confidence=confidence)
+    return Interval(limits.low / np.sqrt(n), limits.high / np.sqrt(n))

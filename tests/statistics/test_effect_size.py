@@ -5,14 +5,20 @@ import pytest
 from scipy import stats
 
 from activation_analysis.statistics.effect_size import (
+    EFFECT_SIZES,
     cohens_d,
     cohens_d_interval,
+    d_z,
+    d_z_interval,
     hedges_correction,
     hedges_g,
-    noncentrality_interval,
+    one_sample_d,
     paired_d_interval,
 )
 from activation_analysis.statistics.hypothesis_tests import student_t
+from activation_analysis.statistics.intervals import noncentrality_interval
+from activation_analysis.statistics.moments import moments
+from activation_analysis.statistics.noncentral_t import noncentralities_at, noncentrality_at
 
 
 def column(values) -> np.ndarray:
@@ -133,3 +139,89 @@ def test_bad_intervals_are_refused():
         cohens_d_interval(0.5, 10, 10, confidence=95)
     with pytest.raises(ValueError, match="groups of 1 and 10 prompts have no interval"):
         cohens_d_interval(0.5, 1, 10)
+    with pytest.raises(ValueError, match=r"1 pair\(s\) have no interval; at least 2"):
+        d_z_interval(0.5, 1)
+
+
+def test_d_z_agrees_with_r_effectsize(oracle):
+    # R effectsize on datasets::sleep: dz = -1.28 [-2.12, -0.41].
+    data = oracle("effect_sizes")["paired_dz_noncentral"]
+    a, b = column(data["g1"]), column(data["g2"])
+    found = d_z(a, b)
+    assert found[0] == pytest.approx(data["dz"], rel=1e-12)
+    assert one_sample_d(moments(a - b))[0] == found[0]
+    for limits, confidence in ((data["ci95"], 0.95), (data["ci99"], 0.99)):
+        low, high = d_z_interval(found, 10, confidence=confidence)
+        assert [low[0], high[0]] == pytest.approx(limits, rel=1e-9)
+
+
+def test_one_sample_d_from_t_agrees_with_lakens(oracle):
+    # The spreadsheet's first case has t and a total N only: d = 2 t / sqrt(N).
+    case = oracle("effect_sizes")["lakens_from_t"]["cases"][0]
+    x = np.random.default_rng(0).normal(size=(case["N"], 1))
+    x = x - x.mean() + 2 * case["t"] * x.std(ddof=1) / np.sqrt(case["N"])
+    assert one_sample_d(x)[0] == pytest.approx(case["d"], rel=1e-8)
+
+
+@pytest.mark.parametrize("n", [5, 20])
+def test_d_z_interval_covers_the_true_effect_as_often_as_it_says(n):
+    change = np.random.default_rng(6).normal(0.6, size=(n, 20_000))
+    low, high = d_z_interval(one_sample_d(change), n)
+    assert np.mean((low < 0.6) & (high > 0.6)) == pytest.approx(0.95, abs=0.006)
+
+
+@pytest.mark.parametrize("probability", [0.9995, 0.995, 0.975, 0.025])
+@pytest.mark.parametrize("df", [2, 18, 398, 5000])
+def test_many_noncentralities_are_within_1e_9_of_the_exact_ones(df, probability):
+    rng = np.random.default_rng(7)
+    t = np.sort(np.r_[0, rng.exponential(3, size=1500), rng.uniform(0, 80, size=300), 1e5])
+    found = noncentralities_at(t, df, probability)
+    exact = noncentrality_at(t, df, probability)
+    assert np.all(np.abs(found - exact) <= 1e-9 * np.maximum(1, t))
+    assert np.all(np.diff(found) > 0)
+
+
+def test_noncentralities_far_out_keep_the_ratio_of_the_spread():
+    # As t grows, noncentrality / t tends to a quantile of the spread, sqrt(chi2 / df).
+    for df in (2, 18, 398):
+        t = np.array([1e6, 1e9, 1e300])
+        expected = np.sqrt(stats.chi2.isf([[0.975], [0.025]], df) / df)
+        found = np.array([noncentrality_at(t, df, p) / t for p in (0.975, 0.025)])
+        np.testing.assert_allclose(found[:, 1:], np.repeat(expected, 2, axis=1), rtol=1e-9)
+        seam = 200 * np.sqrt(2 * df) * np.array([1 - 1e-9, 1 + 1e-9])
+        inner, outer = noncentrality_at(seam, df, 0.975)
+        assert outer == pytest.approx(inner, rel=1e-8)
+    assert np.isnan(noncentrality_interval(np.array([np.inf, np.nan, 1.0])[:2], 10).low).all()
+
+
+def test_a_units_interval_does_not_depend_on_its_company():
+    d = np.random.default_rng(8).normal(size=5000)
+    low, high = cohens_d_interval(d, 20, 30)
+    alone = cohens_d_interval(d[:50], 20, 30)
+    np.testing.assert_allclose([low[:50], high[:50]], alone, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", EFFECT_SIZES)
+def test_swapped_groups_mirror_every_effect(name):
+    a, b = np.random.default_rng(9).normal(size=(2, 12, 30))
+    middle = 0.5 if name == "common_language_effect" else 0
+    there, back = EFFECT_SIZES[name](a, b) - middle, EFFECT_SIZES[name](b, a) - middle
+    np.testing.assert_allclose(there, -back, atol=1e-14)
+    assert np.all(EFFECT_SIZES[name](a + 1, b) > there + middle)
+
+
+def test_a_constant_difference_has_no_d_z():
+    a = np.random.default_rng(11).normal(size=(6, 2))
+    a[:, 0] = np.arange(6)
+    assert np.isnan(d_z(a, a - 3)[0])
+    assert np.isnan(one_sample_d(np.zeros((6, 1)))[0])
+
+
+@pytest.mark.parametrize("name", EFFECT_SIZES)
+def test_a_bad_unit_spoils_no_other(name):
+    a, b = np.random.default_rng(10).normal(size=(2, 12, 30))
+    clean = EFFECT_SIZES[name](a, b)
+    a[3, 4], b[0, 5] = np.nan, np.inf
+    found = EFFECT_SIZES[name](a, b)
+    assert np.flatnonzero(np.isnan(found)).tolist() == [4, 5]
+    np.testing.assert_array_equal(np.delete(found, [4, 5]), np.delete(clean, [4, 5]))

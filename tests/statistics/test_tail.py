@@ -89,6 +89,19 @@ def test_only_small_counted_p_values_are_replaced():
     assert fit.floor == pytest.approx(1e-5, rel=2e-3)
 
 
+def test_p_values_and_fit_are_the_formulas():
+    rng = np.random.default_rng(8)
+    null, at = rng.gumbel(size=1000), np.array([3.5, 5.0])
+    fit = tail_p_values(null, at, rng=rng)
+    pareto = stats.genpareto(fit.shape, fit.threshold, fit.scale)
+    np.testing.assert_allclose(fit.p_value, fit.n_exceedances / 1000 * pareto.sf(at), rtol=1e-9)
+    u = np.sort(pareto.cdf(null[null > fit.threshold]))
+    n = len(u)
+    weights = 2 * np.arange(1, n + 1) - 1
+    expected = -n - np.sum(weights * (np.log(u) + np.log1p(-u[::-1]))) / n
+    assert fit.fit_statistic == pytest.approx(expected, rel=1e-9)
+
+
 def test_the_scale_of_the_statistic_does_not_matter():
     null = np.random.default_rng(6).gumbel(size=1000)
     at = np.array([3.0, 5.0, 9.0])
