@@ -8,12 +8,11 @@ from collections.abc import Mapping
 import pandas as pd
 
 from activation_analysis.activations import Activations, RecordingSummary
-from activation_analysis.analyses.designs import Design
 from activation_analysis.contrasts import Contrast
+from activation_analysis.options import PAIRED_TESTS, WEIGHTED_TESTS
 from activation_analysis.prompts import PromptSet
 from activation_analysis.results import StatMap
 from activation_analysis.spans import has_marks
-from activation_analysis.study_designs import WEIGHTED_TESTS
 
 N_TRUNCATED = "n_truncated"  # the detail of a capture that counts prompts cut at the context
 
@@ -66,21 +65,27 @@ def unequal_pooling(prompts: PromptSet, contrast: Contrast, test: str) -> str:
     return ""
 
 
-def dependence(prompts: PromptSet, design: Design, control: str) -> str:
-    """Prompts that belong together, and what the test makes of it."""
-    if prompts.blocks is None or design.is_paired:
+def dependence(
+    prompts: PromptSet, test: str, *, n_groups: tuple[int, ...] = (), shuffled: bool = False
+) -> str:
+    """Prompts that belong together, and what the test makes of it.
+
+    ``n_groups`` of every condition, where their means are compared; ``shuffled`` where labels
+    are exchanged only as the groups allow.
+    """
+    if prompts.blocks is None or test in PAIRED_TESTS:
         return ""
     column = "group" if "group" in prompts.table else "item"
-    if design.means:
-        n = " and ".join(map(str, design.n))
+    if n_groups:
+        n = " and ".join(map(str, n_groups))
         return (
             f"every {column} lies within one condition, so the {column} is the unit of analysis: "
             f"the means of {n} {column}s are compared, not their prompts"
         )
-    if design.blocks is not None and control == "max_t":
+    if shuffled:
         return ""
     return (
-        f"the prompts have a column {column!r}, but test {design.test!r} treats every prompt as "
+        f"the prompts have a column {column!r}, but test {test!r} treats every prompt as "
         f"independent: p-values are off where prompts of one {column} are alike (too small where "
         f"each {column} lies within one side, too large where it is on both)"
     )

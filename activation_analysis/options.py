@@ -246,6 +246,8 @@ TESTS = (
     "glm_f",
 )
 PAIRED_TESTS = ("paired", "wilcoxon")
+WEIGHTED_TESTS = ("student", "welch", "glm_t")  # of several conditions a side, each by its weight
+ADJUSTED_TESTS = ("glm_t", "glm_f")  # that take covariates
 TEST_ALIASES = {"ttest": "student", "anova": "f", "F": "f", "glm": "glm_t"}
 CONTROLS = ("fdr_bh", "fdr_by", "fdr_tsbky", "bonferroni", "holm", "max_t")
 

@@ -40,7 +40,7 @@ from activation_analysis.study_designs import (
     design_of,
     halves_of,
     options_of,
-    power_sizes,
+    power_sides,
     side_names,
 )
 
@@ -241,9 +241,8 @@ def contrast_result(
     options = options_of(experiment)
     selection = univariate.half_effects(activations, halves_of(experiment, contrast), design)
     family_size = next(iter(maps.values())).family_size or 1
-    power = univariate.power_of_design(
-        *power_sizes(design), alpha=options.alpha, family_size=family_size
-    )
+    compared, sizes = power_sides(contrast, design)
+    power = univariate.power_of_design(*sizes, alpha=options.alpha, family_size=family_size)
     second = contrast.second or contrast.first[1:]
     alike = balance(
         experiment.prompts,
@@ -270,11 +269,16 @@ def contrast_result(
         warnings=tuple(
             said
             for said in (
-                univariate.small_sample_warning(labels, power),
+                univariate.small_sample_warning(compared, power),
                 cautions.truncation(activations),
                 cautions.imbalance(alike),
                 cautions.unequal_pooling(experiment.prompts, contrast, options.test),
-                cautions.dependence(experiment.prompts, design, options.control),
+                cautions.dependence(
+                    experiment.prompts,
+                    design.test,
+                    n_groups=design.n if design.means else (),
+                    shuffled=permutation is not None and design.blocks is not None,
+                ),
                 cautions.exclusion(maps),
             )
             if said

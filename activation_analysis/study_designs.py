@@ -14,11 +14,10 @@ from activation_analysis.analyses.split_half import Halves, split_halves
 from activation_analysis.contrasts import Contrast
 from activation_analysis.errors import ExperimentError
 from activation_analysis.experiment import Experiment, UnivariateOptions
+from activation_analysis.options import ADJUSTED_TESTS, PAIRED_TESTS, WEIGHTED_TESTS
 from activation_analysis.prompts import PromptSet
 
 TOKENS = "tokens"  # the covariate that every recording brings
-WEIGHTED_TESTS = ("student", "welch", "glm_t")  # of several conditions a side, unpooled
-ADJUSTED_TESTS = ("glm_t", "glm_f")
 FEWEST_GROUPS = 2  # of a condition, for a variance of group means
 
 
@@ -86,11 +85,11 @@ def design_of(
     rows, weights, test = _cells(experiment, contrast)
     blocks = None
     if options.groups == "auto":
-        blocks = _column(prompts, "group") if test in PAIRED else prompts.blocks
+        blocks = _column(prompts, "group") if test in PAIRED_TESTS else prompts.blocks
     means = (
         blocks is not None
         and "group" in prompts.table
-        and test not in PAIRED
+        and test not in PAIRED_TESTS
         and options.control != "max_t"
         and not experiment.recording.stream
         and is_nested(rows, blocks)
@@ -119,7 +118,7 @@ def halves_of(experiment: Experiment, contrast: Contrast) -> Halves:
     """Which prompts choose the top units, and which measure them; the seed decides."""
     rows, _, test = _cells(experiment, contrast)
     prompts = experiment.prompts
-    together = _column(prompts, "item") if test in PAIRED else prompts.blocks
+    together = _column(prompts, "item") if test in PAIRED_TESTS else prompts.blocks
     return split_halves(*rows, blocks=together, rng=np.random.default_rng(experiment.seed))
 
 
@@ -149,9 +148,6 @@ def options_of(experiment: Experiment) -> UnivariateOptions:
     return experiment.univariate or UnivariateOptions()
 
 
-PAIRED = ("paired", "wilcoxon")
-
-
 def _cells(
     experiment: Experiment, contrast: Contrast
 ) -> tuple[tuple[np.ndarray, ...], tuple[float, ...] | None, str]:
@@ -160,7 +156,7 @@ def _cells(
     if contrast.is_omnibus:
         rows = tuple(prompts.rows_of(c) for c in contrast.conditions)
         return rows, None, omnibus_test(options.test, adjusted=bool(options.nuisance))
-    if options.test in PAIRED:
+    if options.test in PAIRED_TESTS:
         return prompts.pairs(contrast.first, contrast.second), TWO_SIDES, options.test
     if len(contrast.conditions) > 2 and options.test in WEIGHTED_TESTS:
         rows = tuple(prompts.rows_of(c) for c in contrast.conditions)
@@ -176,16 +172,20 @@ def side_names(contrast: Contrast) -> tuple[str, ...]:
     return " + ".join(contrast.first), " + ".join(contrast.second)
 
 
-def power_sizes(design: Design) -> tuple[int, int]:
-    """Two groups that can detect about what the design can: its two sides, or smallest groups."""
+def power_sides(contrast: Contrast, design: Design) -> tuple[tuple[str, str], tuple[int, int]]:
+    """Labels and sizes of two groups that detect about what the design does.
+
+    Its two sides; of an omnibus contrast the two smallest conditions.
+    """
     if design.weights is None:
-        smallest = sorted(design.n)[:2]
-        return smallest[0], smallest[1]
-    parts = [(w, n) for w, n in zip(design.weights, design.n, strict=True) if w]
-    sides = [[(w, n) for w, n in parts if (w > 0) is first] for first in (True, False)]
+        by_size = sorted(zip(design.n, contrast.conditions, strict=True))[:2]
+        (n_a, first), (n_b, second) = by_size
+        return (first, second), (n_a, n_b)
+    parts = list(zip(design.weights, design.n, strict=True))
     # The size at which one mean is known as well as the weighted mean of a side's.
-    effective = [1 / sum(w**2 / n for w, n in side) for side in sides]
-    return max(2, round(effective[0])), max(2, round(effective[1]))
+    effective = [1 / sum(w**2 / n for w, n in parts if w * sign > 0) for sign in (1, -1)]
+    labels = side_names(contrast)
+    return (labels[0], labels[1]), (max(2, round(effective[0])), max(2, round(effective[1])))
 
 
 def _column(prompts: PromptSet, name: str) -> np.ndarray | None:

@@ -35,12 +35,16 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
         },
     ),
     "analyses": ({"statistics"}, {"numpy", "pandas"}),
+    "study_designs": ({"analyses"}, {"numpy"}),
     "stats": ({"statistics", "analyses"}, {"numpy", "pandas"}),
     "figures": (set(), {"numpy", "pandas", "matplotlib"}),
     "report": ({"figures", "store", "provenance"}, {"numpy", "pandas", "jinja2", "pyarrow"}),
     "provenance": (set(), set()),
     "acquisition": ({"models", "analyses", "store", "pipeline"}, {"numpy", "safetensors"}),
-    "pipeline": ({"acquisition", "models", "analyses", "provenance", "store"}, {"numpy", "pandas"}),
+    "pipeline": (
+        {"acquisition", "models", "analyses", "provenance", "store", "study_designs"},
+        {"numpy", "pandas"},
+    ),
     "plan": ({"models", "pipeline"}, set()),
     "contract": ({"pipeline", "provenance", "report", "store"}, {"numpy", "pandas"}),
     "tracking": (

@@ -14,13 +14,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from activation_analysis.analyses.designs import Design
+from activation_analysis.statistics.dominance import cliffs_delta, cliffs_delta_interval
 from activation_analysis.statistics.effect_size import (
-    Interval,
     cohens_d,
-    noncentrality_interval,
+    d_z,
+    d_z_interval,
     paired_d_interval,
 )
 from activation_analysis.statistics.hypothesis_tests import TESTS
+from activation_analysis.statistics.intervals import Interval, noncentrality_interval
 from activation_analysis.statistics.linear_model import (
     contrast_effect_size,
     contrast_t,
@@ -30,6 +32,9 @@ from activation_analysis.statistics.linear_model import (
 from activation_analysis.statistics.moments import Sample
 from activation_analysis.statistics.permutation_scores import residual_directions
 from activation_analysis.statistics.unit_statistics import UnitStatistics
+from activation_analysis.statistics.variance_explained import eta_squared, eta_squared_interval
+
+DOMINANCE_TESTS = ("mannwhitney", "brunnermunzel")
 
 
 def effect_size(samples: Sequence[Sample], design: Design) -> np.ndarray:
@@ -61,8 +66,11 @@ def effect_interval(
 ) -> Interval:
     """Noncentral confidence limits of `effect_size`, each (n_units,)."""
     if design.is_omnibus:
-        nothing = np.full(len(effect), np.nan)
-        return Interval(nothing, nothing)
+        if result.df2 is None:
+            nothing = np.full(len(effect), np.nan)
+            return Interval(nothing, nothing)
+        eta = eta_squared_interval(result.statistic, *_dfs(result), confidence=confidence)
+        return Interval(*(2 * np.sqrt(e / (1 - e)) for e in (eta.low, eta.high)))
     if design.is_paired:
         return paired_d_interval(*samples, confidence=confidence)
     sizes = np.array([len(s) for s in samples])
@@ -73,6 +81,31 @@ def effect_interval(
         scale, df = np.sqrt(np.sum(weights**2 / sizes)), sizes.sum() - len(sizes)
     limits = noncentrality_interval(effect / scale, df, confidence=confidence)
     return Interval(limits.low * scale, limits.high * scale)
+
+
+def further_effects(
+    result: UnitStatistics, samples: Sequence[Sample], design: Design
+) -> dict[str, np.ndarray]:
+    """Effect sizes that go with a test beside d, with their 95 % intervals, each (n_units,)."""
+    if design.is_paired:
+        d = d_z(*samples)
+        return _with_limits("d_z", d, d_z_interval(d, len(samples[0])))
+    if design.test in DOMINANCE_TESTS and design.is_simple:
+        delta = cliffs_delta(*samples)
+        return _with_limits("cliffs_delta", delta, cliffs_delta_interval(*samples))
+    if result.df2 is None:
+        return {}
+    dfs = _dfs(result)
+    eta = eta_squared(result.statistic, *dfs)
+    return _with_limits("eta_squared", eta, eta_squared_interval(result.statistic, *dfs))
+
+
+def _with_limits(name: str, values: np.ndarray, interval: Interval) -> dict[str, np.ndarray]:
+    return {name: values, f"{name}_low": interval.low, f"{name}_high": interval.high}
+
+
+def _dfs(result: UnitStatistics) -> tuple[float, float]:
+    return tuple(float(np.nanmax(df, initial=1.0)) for df in (result.df, result.df2))
 
 
 def tested(samples: Sequence[Sample], design: Design) -> UnitStatistics:

@@ -14,7 +14,12 @@ import numpy as np
 
 from activation_analysis.activations import Units
 from activation_analysis.analyses.designs import Design
-from activation_analysis.analyses.effects import effect_interval, effect_of, tested
+from activation_analysis.analyses.effects import (
+    effect_interval,
+    effect_of,
+    further_effects,
+    tested,
+)
 from activation_analysis.analyses.error_control import (
     CONTROLS,
     ErrorControl,
@@ -256,8 +261,11 @@ def _map_of(samples: Sequence[Sample], design: Design) -> StatMap:
         "effect_low": interval.low,
         "effect_high": interval.high,
     }
+    usable = excluded == ""
+    more = further_effects(result, samples, design)
     return StatMap(
-        **{name: np.where(excluded == "", values, np.nan) for name, values in numbers.items()},
+        **{name: np.where(usable, values, np.nan) for name, values in numbers.items()},
+        more={name: np.where(usable, values, np.nan) for name, values in more.items()},
         excluded=excluded,
         test=design.test,
         n=tuple(len(m) for m in known),
@@ -272,5 +280,8 @@ def _site_map(layers: Sequence[StatMap], units: Units) -> StatMap:
         **{
             name: np.concatenate([getattr(layer, name) for layer in layers])
             for name in (*PER_UNIT, "excluded")
+        },
+        more={
+            name: np.concatenate([layer.more[name] for layer in layers]) for name in layers[0].more
         },
     )

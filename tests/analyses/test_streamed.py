@@ -410,7 +410,9 @@ def test_tests_of_whole_data_are_refused_before_anything_is_read(tmp_path, test)
     experiment = make_experiment(
         tmp_path, {"x": "a - bb"}, columns, {"a": 9, "bb": 9}, f"univariate.test={test}"
     )
-    message = rf"test '{test}' needs every activation at once.*use student or welch, or leave out"
+    message = (
+        rf"test '{test}' needs every activation at once.*use student or welch or f, or leave out"
+    )
     with pytest.raises(ExperimentError, match=message):
         pipeline.stream(experiment)
 
