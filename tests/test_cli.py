@@ -109,11 +109,16 @@ def test_every_bad_row_is_listed_with_file_and_line(workspace, no_model, capsys)
         (["run", "nothere.csv"], r"nothere\.csv: no such file"),
         (["run", "good.csv", "--contrast", "a - c"], "no condition 'c'.*'a', 'b'"),
         (["run", "good.csv", "--contrast", "a-b"], "operators need white space"),
-        (["run", "good.csv", "--contrast", "a | b"], "asks for any difference"),
+        (
+            ["run", "good.csv", "--test", "brunnermunzel", "--control", "max_t"],
+            "has no form for test",
+        ),
+        (["run", "good.csv", "--nuisance", "tokens"], 'nuisance goes with test = "glm_t"'),
+        (["run", "good.csv", "--test", "glm_t", "--nuisance", "mood"], "no column 'mood'; known: "),
         (["run", "good.csv", "--set", "univariate.alhpa=1"], r"\(did you mean 'alpha'\?\)"),
         (["run", "good.csv", "--set", "univariate.alpha=2"], "between 0 and 1, not 2"),
         (["run", "good.csv", "--set", "nonsense"], r"write it as table\.option=value"),
-        (["run", "good.csv", "--test", "anova"], "test is 'anova'; known: mannwhitney"),
+        (["run", "good.csv", "--test", "anovas"], "test is 'anovas'; known: brunnermunzel"),
         (["run", "good.csv", "--test", "paired"], "no item column"),
         (["run", "good.csv", "--device", "gpu"], "device is 'gpu'; known: auto, cpu"),
         (["run", "good.csv", "--dtype", "int8"], "dtype is 'int8'; known: auto, bfloat16"),
@@ -234,7 +239,7 @@ def test_every_option_of_the_experiment_file_has_a_way_in():
 
     spelled = set(cli.OVERRIDES.values()) | set(cli.FLAGS.values())
     assert spelled <= set(leaf_names())
-    assert set(leaf_names()) - spelled == {"question", "prompts"}
+    assert set(leaf_names()) - spelled == {"question", "prompts", "univariate.step_down"}
 
 
 @pytest.mark.parametrize("spelling", ["--top-n", "--top_n"])

@@ -119,6 +119,11 @@ def test_a_full_file_says_everything(root):
         "univariate.control": "holm",
         "univariate.alpha": 0.01,
         "univariate.top_n": 3,
+        "univariate.nuisance": "none",
+        "univariate.groups": "auto",
+        "univariate.n_permutations": 1000,
+        "univariate.step_down": "true",
+        "univariate.calibration": 100,
     }
 
 
@@ -128,7 +133,8 @@ def test_an_unknown_option_is_answered_as_promised(root):
         load_experiment("emotion", [root])
     assert str(caught.value) == (
         "experiments/emotion/experiment.toml:24: [univariate] has no option 'alhpa'; "
-        "known: alpha, control, test, top_n (did you mean 'alpha'?)"
+        "known: alpha, calibration, control, groups, n_permutations, nuisance, step_down, "
+        "test, top_n (did you mean 'alpha'?)"
     )
 
 
@@ -155,7 +161,7 @@ def test_an_unknown_option_is_answered_as_promised(root):
         ("univariate.alpha = true", "alpha must be a number between 0 and 1, not True"),
         ('univariate.test = "welsh"', "[univariate] test is 'welsh'; known: mannwhitney, paired, "
          "student, welch (did you mean 'welch'?)"),
-        ("univariate.test = 5", "[univariate] test is 5; known: mannwhitney, paired"),
+        ("univariate.test = 5", "[univariate] test is 5; known: brunnermunzel, f,"),
         ('univariate.control = "none"', "[univariate] control is 'none'; known: bonferroni"),
         ("univariate.top_n = 0", "[univariate] top_n must be a whole number of at least 1, not 0"),
         ('model.id = " "', "[model] id is empty"),
@@ -361,8 +367,8 @@ def test_prompts_can_be_overridden_from_the_working_directory(experiment, tmp_pa
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ("univariate.tset=welch", "[univariate] has no option 'tset'; known: alpha, control, test, "
-         "top_n (did you mean 'test'?)"),
+        ("univariate.tset=welch", "[univariate] has no option 'tset'; known: alpha, calibration, "
+         "control, groups, n_permutations, nuisance, step_down, test, top_n (did you mean 'test'?)"),
         ("univariate.alpha=x", "[univariate] alpha must be a number between 0 and 1, not 'x'"),
         ("univariate.alpha=inf", "[univariate] alpha must be a number between 0 and 1, not inf"),
         ("seed=1.5", "seed must be a whole number of at least 0, not '1.5'"),

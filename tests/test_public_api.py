@@ -89,12 +89,16 @@ def test_functions_that_carry_the_method_keep_their_names(path):
     assert set(CARRIERS[path]) <= set(inspect.signature(function).parameters)
 
 
-def test_the_tests_of_the_dictionary_take_two_groups():
-    from activation_analysis.statistics.hypothesis_tests import TESTS
+def test_the_tests_of_the_dictionary_take_their_groups_by_position():
+    from activation_analysis.statistics.hypothesis_tests import OMNIBUS_TESTS, TESTS
 
     assert {"student", "welch", "mannwhitney"} <= set(TESTS)
-    for test in TESTS.values():
-        assert list(inspect.signature(test).parameters)[:2] == ["a", "b"]
+    for name, test in TESTS.items():
+        first = next(iter(inspect.signature(test).parameters.values()))
+        several = first.kind is inspect.Parameter.VAR_POSITIONAL
+        assert several == (name in OMNIBUS_TESTS)
+        if not several and name != "one_sample":
+            assert list(inspect.signature(test).parameters)[:2] == ["a", "b"]
 
 
 def test_the_package_says_that_it_is_typed():

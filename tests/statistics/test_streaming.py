@@ -7,12 +7,19 @@ import pytest
 from scipy import stats
 
 from activation_analysis.statistics.effect_size import cohens_d, hedges_g
-from activation_analysis.statistics.hypothesis_tests import MOMENT_TESTS, TESTS
+from activation_analysis.statistics.hypothesis_tests import CONTRAST_TESTS, MOMENT_TESTS, TESTS
 from activation_analysis.statistics.moments import Moments, moments, side_by_side
 from activation_analysis.statistics.screening import exclusion_reasons
 from activation_analysis.statistics.streaming import added, merged, packed, unpacked
 
 every_moment_test = pytest.mark.parametrize("test", MOMENT_TESTS)
+
+
+def by_scipy(test, a, b):
+    a, b = a.astype(float), b.astype(float)
+    if test == "f":
+        return stats.f_oneway(a, b)
+    return stats.ttest_ind(a, b, equal_var=test == "student")
 
 
 def streamed(x: np.ndarray, size: int) -> Moments:
@@ -59,7 +66,7 @@ def test_batches_agree_with_numpys_mean_and_variance(size):
 def test_a_stream_agrees_with_scipy_on_all_of_the_data(test, size):
     a, b = groups()
     found = TESTS[test](streamed(a, size), streamed(b, size))
-    expected = stats.ttest_ind(a.astype(float), b.astype(float), equal_var=test == "student")
+    expected = by_scipy(test, a, b)
     np.testing.assert_allclose(found.statistic, expected.statistic, rtol=1e-10, atol=1e-13)
     np.testing.assert_allclose(found.p_value, expected.pvalue, rtol=1e-10)
     np.testing.assert_allclose(found.df, np.broadcast_to(expected.df, 200), rtol=1e-12)
@@ -102,7 +109,7 @@ def test_the_order_of_merging_shows_at_rounding_only(seed):
 def test_a_large_offset_loses_nothing_where_raw_sums_lose_everything(test):
     a, b = (x + np.float32(1e4) for x in groups(shift=0.1))
     found = TESTS[test](streamed(a, 3), streamed(b, 3)).statistic
-    expected = stats.ttest_ind(a.astype(float), b.astype(float), equal_var=test == "student")
+    expected = by_scipy(test, a, b)
     np.testing.assert_allclose(found, expected.statistic, rtol=1e-9)
     sums, squares = a.sum(axis=0), (a**2).sum(axis=0)
     raw = (squares - sums**2 / len(a)) / (len(a) - 1)
@@ -179,7 +186,7 @@ def test_a_planted_effect_is_found_and_null_units_are_uniform(test):
 # Refusals
 
 
-@pytest.mark.parametrize("test", sorted(set(TESTS) - set(MOMENT_TESTS)))
+@pytest.mark.parametrize("test", sorted(set(CONTRAST_TESTS) - {*MOMENT_TESTS, "glm_t", "glm_f"}))
 def test_a_test_of_all_values_refuses_moments(test):
     a, b = map(moments, groups())
     with pytest.raises(ValueError, match=r"by its moments only.*or use a test .* student or welch"):
