@@ -159,8 +159,8 @@ def test_an_unknown_option_is_answered_as_promised(root):
         ("univariate = {alpha = 2}", "[univariate] alpha must be a number between 0 and 1, not 2"),
         ("univariate.alpha = nan", "[univariate] alpha must be a number between 0 and 1, not nan"),
         ("univariate.alpha = true", "alpha must be a number between 0 and 1, not True"),
-        ('univariate.test = "welsh"', "[univariate] test is 'welsh'; known: mannwhitney, paired, "
-         "student, welch (did you mean 'welch'?)"),
+        ('univariate.test = "welsh"', "[univariate] test is 'welsh'; known: brunnermunzel, f, "
+         "glm_f, glm_t, kruskal, mannwhitney, paired, student, welch, wilcoxon (did you mean 'welch'?)"),
         ("univariate.test = 5", "[univariate] test is 5; known: brunnermunzel, f,"),
         ('univariate.control = "none"', "[univariate] control is 'none'; known: bonferroni"),
         ("univariate.top_n = 0", "[univariate] top_n must be a whole number of at least 1, not 0"),
@@ -368,7 +368,8 @@ def test_prompts_can_be_overridden_from_the_working_directory(experiment, tmp_pa
     ("change", "said"),
     [
         ("univariate.tset=welch", "[univariate] has no option 'tset'; known: alpha, calibration, "
-         "control, groups, n_permutations, nuisance, step_down, test, top_n (did you mean 'test'?)"),
+         "control, groups, n_permutations, nuisance, step_down, test, "
+         "top_n (did you mean 'test'?)"),
         ("univariate.alpha=x", "[univariate] alpha must be a number between 0 and 1, not 'x'"),
         ("univariate.alpha=inf", "[univariate] alpha must be a number between 0 and 1, not inf"),
         ("seed=1.5", "seed must be a whole number of at least 0, not '1.5'"),
