@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
+import numpy as np
 import pandas as pd
 
 from activation_analysis.activations import Activations, RecordingSummary
 from activation_analysis.contrasts import Contrast
 from activation_analysis.options import PAIRED_TESTS, WEIGHTED_TESTS
 from activation_analysis.prompts import PromptSet
-from activation_analysis.results import StatMap
+from activation_analysis.results import LayerProfile, StatMap
 from activation_analysis.spans import has_marks
 
+MASSIVE_SHARE = 0.5  # of a layer's variance, in three units
 N_TRUNCATED = "n_truncated"  # the detail of a capture that counts prompts cut at the context
 
 
@@ -100,3 +102,22 @@ def exclusion(maps: Mapping[str, StatMap]) -> str:
         return ""
     named = ", ".join(f"{count:,} {reason}" for reason, count in sorted(reasons.items()))
     return f"units excluded from the tests: {named}"
+
+
+def massive_units(profiles: Mapping[str, LayerProfile]) -> str:
+    """Layers where three units have most of the variance, which sums over units would only hear."""
+    worst = {
+        site: int(np.nanargmax(p.top_variance_share))
+        for site, p in profiles.items()
+        if np.nanmax(p.top_variance_share, initial=0.0) > MASSIVE_SHARE
+    }
+    if not worst:
+        return ""
+    named = ", ".join(
+        f"{site} (layer {profiles[site].layer[at]}: {profiles[site].top_variance_share[at]:.0%})"
+        for site, at in worst.items()
+    )
+    return (
+        f"massive units: three units have most of a layer's variance at {named}; tests of each "
+        f"unit do not mind, but similarities over units (RSA, CKA) should be z-scored"
+    )

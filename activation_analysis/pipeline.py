@@ -187,9 +187,10 @@ def analyze(
         how = error_control(experiment)
         adjusted = univariate.controlled(activations, designs, maps, how)
         advance(1)
+        family = univariate.simes_family(univariate.every_p_value(adjusted.maps), how.alpha)
         results = []
         for number, contrast in enumerate(contrasts):
-            found = adjusted.maps[number], adjusted.permutation[number]
+            found = adjusted.maps[number], adjusted.permutation[number], family
             results.append(
                 contrast_result(experiment, activations, contrast, designs[number], *found)
             )
@@ -236,6 +237,7 @@ def contrast_result(
     design: Design,
     maps: dict[str, StatMap],
     permutation: PermutationSummary | None,
+    family: univariate.SimesFamily,
 ) -> ContrastResult:
     """One contrast: maps, profiles, top units, and what to be careful about."""
     options = options_of(experiment)
@@ -251,6 +253,7 @@ def contrast_result(
         {"tokens": activations.n_tokens},
     )
     labels = side_names(contrast)
+    profiles = univariate.layer_profiles(maps, selection=selection, family=family)
     return ContrastResult(
         model=activations.model,
         experiment=experiment.name,
@@ -260,12 +263,15 @@ def contrast_result(
         conditions=labels,
         position=activations.position,
         maps=maps,
-        profiles=univariate.layer_profiles(maps, selection=selection),
+        profiles=profiles,
         top_units=univariate.top_units(activations, maps, selection, design, top_n=options.top_n),
         n_significant_by_control=univariate.significant_by_control(maps, alpha=options.alpha),
         balance=alike,
         power=power,
         permutation=permutation,
+        groups=contrast.conditions if len(design.n) > 2 else (),
+        counted="groups" if design.means else "prompts",
+        n_true_at_least=univariate.lower_bound(univariate.every_p_value([maps]), family),
         warnings=tuple(
             said
             for said in (
@@ -280,6 +286,7 @@ def contrast_result(
                     shuffled=permutation is not None and design.blocks is not None,
                 ),
                 cautions.exclusion(maps),
+                cautions.massive_units(profiles),
             )
             if said
         ),

@@ -97,6 +97,10 @@ class LayerProfile:
     prop_significant: np.ndarray
     selected_d: np.ndarray  # top 1 % units: effect on the prompts that chose them
     held_out_d: np.ndarray  # the same units: effect on the other prompts; NaN where too few
+    n_true_at_least: np.ndarray | None = (
+        None  # units that respond, at least (ARI), all layers at once
+    )
+    top_variance_share: np.ndarray | None = None  # of the layer's variance, in its 3 largest units
 
     STATISTICS = (
         "n_tested",
@@ -109,7 +113,14 @@ class LayerProfile:
         "prop_significant",
         "selected_d",
         "held_out_d",
+        "n_true_at_least",
+        "top_variance_share",
     )
+
+    def __post_init__(self) -> None:
+        for name in ("n_true_at_least", "top_variance_share"):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, np.full(len(self.layer), np.nan))
 
     @property
     def depth(self) -> np.ndarray:
@@ -153,6 +164,8 @@ class LayerProfile:
             f"n_significant/{self.site}": int(self.n_significant.sum()),
             f"max_abs_d/{self.site}": _max(self.max_abs_d),
             f"held_out_d/{self.site}": self.peak_held_out_d,
+            f"n_true_at_least/{self.site}": _max(self.n_true_at_least),
+            f"top_variance_share/{self.site}": _max(self.top_variance_share),
         }
 
     def table(self) -> pd.DataFrame:
@@ -225,6 +238,9 @@ class PermutationSummary:
         """No p-value can be smaller."""
         return 1 / (self.n_permutations + (not self.exact))
 
+    def metrics(self) -> dict[str, float]:
+        return {"n_permutations": self.n_permutations, "max_t_critical": self.critical}
+
     @property
     def sentence(self) -> str:
         """How labels were shuffled, for a reader."""
@@ -281,6 +297,9 @@ class ContrastResult:
     balance: pd.DataFrame  # one row per covariate: means, standardised mean difference
     power: Power
     warnings: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()  # what `n` counts, where these are not the two sides
+    counted: str = "prompts"  # or "groups", where their means are the unit of analysis
+    n_true_at_least: int | None = None  # units of the whole contrast that respond, at least (ARI)
     permutation: PermutationSummary | None = None  # where labels were shuffled
 
     @property
@@ -297,6 +316,11 @@ class ContrastResult:
         return self.first_map.n
 
     @property
+    def counts(self) -> tuple[tuple[int, str], ...]:
+        """How many prompts (or groups) of each condition, with its name."""
+        return tuple(zip(self.n, self.groups or self.conditions, strict=True))
+
+    @property
     def is_omnibus(self) -> bool:
         """Whether it asks for any difference, which has no direction."""
         return self.first_map.test in OMNIBUS_TESTS and len(self.n) > 2
@@ -306,13 +330,21 @@ class ContrastResult:
         """What effect sizes are."""
         return "2f" if self.is_omnibus else "Cohen's d"
 
+    @property
+    def effect_label(self) -> str:
+        """Their size, short."""
+        return "2f" if self.is_omnibus else "|d|"
+
     def metrics(self) -> dict[str, float]:
         """Stepless metrics of the whole contrast."""
         merged: dict[str, float] = {}
         for profile in self.profiles.values():
             merged |= profile.summary()
         merged |= {f"n_significant_{c}": k for c, k in self.n_significant_by_control.items()}
-        return merged | self.power.metrics() | {"n_tested": self.first_map.family_size or 0}
+        merged |= self.power.metrics() | {"n_tested": self.first_map.family_size or 0}
+        if self.n_true_at_least is not None:
+            merged["n_true_at_least"] = self.n_true_at_least
+        return merged | (self.permutation.metrics() if self.permutation else {})
 
     def layer_table(self) -> pd.DataFrame:
         """One row per site and layer."""
@@ -349,12 +381,12 @@ class ContrastResult:
         at = int(np.flatnonzero(profile.layer == profile.peak_layer)[0])
         found += (
             f"; strongest in {self.peak_site}, layer {profile.peak_layer} of 0-"
-            f"{profile.n_layers - 1} (mean |d| {profile.mean_abs_d[at]:.2f}, "
+            f"{profile.n_layers - 1} (mean {self.effect_label} {profile.mean_abs_d[at]:.2f}, "
             f"{percent(profile.prop_significant[at])} significant)"
         )
         if np.isnan(profile.peak_held_out_d):
             return found
         return found + (
             f"; the top 1 % of a layer's {self.peak_site} units, chosen on half of the prompts: "
-            f"d = {profile.peak_held_out_d:.2f} on the other half"
+            f"{'2f' if self.is_omnibus else 'd'} = {profile.peak_held_out_d:.2f} on the other half"
         )

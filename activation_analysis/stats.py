@@ -24,7 +24,12 @@ from activation_analysis.analyses.groups import (
 from activation_analysis.analyses.layer_profiles import LARGE_D
 from activation_analysis.results import LayerProfile, StatMap
 from activation_analysis.statistics import dissimilarity, multiplicity, permutation
-from activation_analysis.statistics.hypothesis_tests import CONTRAST_TESTS, TEST_ALIASES
+from activation_analysis.statistics.hypothesis_tests import (
+    CONTRAST_TESTS,
+    PAIRED_TESTS,
+    TEST_ALIASES,
+)
+from activation_analysis.statistics.scaling import SCALINGS
 
 
 @dataclass(frozen=True)
@@ -143,10 +148,15 @@ class ActivationStats:
         halves = univariate.split_halves(
             rows_a,
             rows_b,
-            blocks=pair if test == "paired" else None,
+            blocks=pair if test in PAIRED_TESTS else None,
             rng=np.random.default_rng(seed),
         )
-        return univariate.layer_profiles(maps, selection=univariate.half_effects(both, halves))
+        design = univariate.two_sided(rows_a, rows_b, test=test)
+        return univariate.layer_profiles(
+            maps,
+            selection=univariate.half_effects(both, halves, design),
+            family=univariate.simes_family(univariate.every_p_value([maps]), alpha),
+        )
 
     @staticmethod
     def multiple_comparison_correction(
@@ -154,8 +164,8 @@ class ActivationStats:
     ) -> multiplicity.Adjusted:
         """Correct a family of p-values: ``rejected`` and ``p_adjusted``, in the shape given.
 
-        ``method`` is ``"fdr_bh"``, ``"fdr_by"``, ``"bonferroni"`` or ``"holm"``. NaN stays NaN
-        and does not count as a test.
+        ``method`` is ``"fdr_bh"``, ``"fdr_by"``, ``"fdr_tsbky"``, ``"bonferroni"`` or ``"holm"``.
+        NaN stays NaN and does not count as a test.
         """
         return multiplicity.adjust(array_of(p_values, "p_values"), control=method, alpha=alpha)
 
@@ -166,6 +176,7 @@ class ActivationStats:
         metric: str = "correlation",
         *,
         comparison: str = dissimilarity.DEFAULT_COMPARISON,
+        scaling: str = "none",
     ) -> float:
         """Compare two representations of the same prompts: do they tell the same ones apart?
 
@@ -180,6 +191,9 @@ class ActivationStats:
             Dissimilarity of two prompts: ``"correlation"``, ``"cosine"``, ``"euclidean"``.
         comparison : str
             Similarity of the two RDMs, an entry of ``dissimilarity.COMPARISONS``.
+        scaling : str
+            An entry of ``scaling.SCALINGS``, of every unit beforehand: ``"z"`` or ``"robust_z"``
+            where a few massive units would decide the distances.
 
         Returns
         -------
@@ -203,6 +217,9 @@ class ActivationStats:
                 f"acts1 has {len(x)} prompts and acts2 has {len(y)}; RDMs are compared over the "
                 f"same prompts, row by row"
             )
+        if scaling not in SCALINGS:
+            raise ValueError(f"no scaling {scaling!r}; known: {', '.join(SCALINGS)}")
+        x, y = SCALINGS[scaling](x), SCALINGS[scaling](y)
         return dissimilarity.compare(
             dissimilarity.rdm(x, metric), dissimilarity.rdm(y, metric), comparison
         )

@@ -50,6 +50,8 @@ def show_outcome(outcome: Outcome, runs: Sequence[TrackedRun], *, seconds: float
         out.print()
         _say(out, result.finding, style="bold")
         out.print(_sites_table(result))
+        for line in _inference(result):
+            _say(out, line, style="dim")
         for warning in result.warnings:
             _say(out, f"! {warning}", style="yellow")
         _show_places(out, run)
@@ -58,6 +60,20 @@ def show_outcome(outcome: Outcome, runs: Sequence[TrackedRun], *, seconds: float
         _say(out, outcome.proven, style="dim")
     _say(out, _time_spent(outcome, seconds), style="dim")
     out.print("open the UI:  activation-analysis ui", soft_wrap=True)
+
+
+def _inference(result: ContrastResult) -> list[str]:
+    """What the p-values rest on, a line each."""
+    first, power = result.first_map, result.power
+    lines = [
+        f"one family of {first.family_size or 0:,} tests; d = {power.minimum_detectable_d:.2f} is "
+        f"found in 80 % of studies, d = 0.5 in {percent(power.power_at_half)}"
+    ]
+    if result.n_true_at_least is not None:
+        lines[0] += f"; at least {result.n_true_at_least:,} units respond (ARI)"
+    if result.permutation is not None:
+        lines.append(result.permutation.sentence)
+    return lines
 
 
 def _time_spent(outcome: Outcome, seconds: float) -> str:
@@ -107,7 +123,13 @@ def _relative(folder: Path) -> Path:
 def _sites_table(result: ContrastResult) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("site")
-    for column in ("significant", "share", "peak layer", "mean |d| there", "held-out d"):
+    for column in (
+        "significant",
+        "share",
+        "peak layer",
+        f"mean {result.effect_label} there",
+        "held-out",
+    ):
         table.add_column(column, justify="right")
     for site, profile in result.profiles.items():
         n_tested, n_significant = int(profile.n_tested.sum()), int(profile.n_significant.sum())

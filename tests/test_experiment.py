@@ -160,7 +160,8 @@ def test_an_unknown_option_is_answered_as_promised(root):
         ("univariate.alpha = nan", "[univariate] alpha must be a number between 0 and 1, not nan"),
         ("univariate.alpha = true", "alpha must be a number between 0 and 1, not True"),
         ('univariate.test = "welsh"', "[univariate] test is 'welsh'; known: brunnermunzel, f, "
-         "glm_f, glm_t, kruskal, mannwhitney, paired, student, welch, wilcoxon (did you mean 'welch'?)"),
+         "glm_f, glm_t, kruskal, mannwhitney, paired, student, welch, wilcoxon "
+         "(did you mean 'welch'?)"),
         ("univariate.test = 5", "[univariate] test is 5; known: brunnermunzel, f,"),
         ('univariate.control = "none"', "[univariate] control is 'none'; known: bonferroni"),
         ("univariate.top_n = 0", "[univariate] top_n must be a whole number of at least 1, not 0"),

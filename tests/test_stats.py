@@ -10,7 +10,7 @@ from scipy import stats
 from activation_analysis.activations import Activations
 from activation_analysis.analyses import univariate
 from activation_analysis.results import StatMap
-from activation_analysis.statistics.hypothesis_tests import CONTRAST_TESTS
+from activation_analysis.statistics.hypothesis_tests import CONTRAST_TESTS, PAIRED_TESTS
 from activation_analysis.statistics.permutation import max_t, unit_permutation
 from activation_analysis.stats import ActivationStats
 
@@ -119,10 +119,14 @@ def test_layer_wise_stats_are_the_pipelines(test):
     maps = univariate.contrast_maps(together, *rows, test=test, control="holm")
     halves = univariate.split_halves(
         *rows,
-        blocks=np.arange(40) % 20 if test == "paired" else None,
+        blocks=np.arange(40) % 20 if test in PAIRED_TESTS else None,
         rng=np.random.default_rng(4),
     )
-    expected = univariate.layer_profiles(maps, selection=univariate.half_effects(together, halves))
+    expected = univariate.layer_profiles(
+        maps,
+        selection=univariate.half_effects(together, halves),
+        family=univariate.simes_family(univariate.every_p_value([maps]), 0.05),
+    )
     assert list(found) == list(one.sites)
     for site in found:
         assert found[site].table().equals(expected[site].table())

@@ -43,19 +43,24 @@ from activation_analysis.statistics.moments import Sample, several_moments
 from activation_analysis.statistics.multiplicity import reject
 from activation_analysis.statistics.power import minimum_detectable_effect, two_sample_power
 from activation_analysis.statistics.screening import exclusion_reasons
+from activation_analysis.statistics.true_discoveries import SimesFamily, lower_bound, simes_family
 
 __all__ = [
     "CONTROLS",
     "Design",
     "ErrorControl",
+    "SimesFamily",
     "contrast_map",
     "contrast_maps",
     "controlled",
     "design_maps",
+    "every_p_value",
     "half_effects",
     "layer_profiles",
+    "lower_bound",
     "power_of_design",
     "significant_by_control",
+    "simes_family",
     "small_sample_warning",
     "split_halves",
     "top_units",
@@ -263,6 +268,7 @@ def _map_of(samples: Sequence[Sample], design: Design) -> StatMap:
     }
     usable = excluded == ""
     more = further_effects(result, samples, design)
+    more["sd"] = np.sqrt(sum(m.sum_squares for m in known) / (n - len(known)))
     return StatMap(
         **{name: np.where(usable, values, np.nan) for name, values in numbers.items()},
         more={name: np.where(usable, values, np.nan) for name, values in more.items()},

@@ -68,7 +68,7 @@ def heatmap(result: ContrastResult, site: str) -> Figure:
     )
     axes = fig.subplots(4, 1, sharex=True, sharey=True)
     n_binned = -(-(int(stat_map.units.index.max()) + 1) // MAX_COLUMNS)
-    for ax, panel in zip(axes, _panels(stat_map, result.conditions), strict=True):
+    for ax, panel in zip(axes, _panels(stat_map, result), strict=True):
         _draw_panel(ax, panel, stat_map, n_binned)
     axes[-1].set_xlabel(
         "unit index"
@@ -91,32 +91,22 @@ def _caption(stat_map: StatMap) -> str:
     return " ".join(remarks)
 
 
-def _panels(stat_map: StatMap, conditions: tuple[str, str]) -> tuple[Panel, ...]:
-    first, second = (plain(name, 20) for name in conditions)
+def _panels(stat_map: StatMap, result: ContrastResult) -> tuple[Panel, ...]:
     abs_d = np.abs(stat_map.effect_size)
     log_p = -np.log10(np.maximum(stat_map.p_value, np.finfo(float).tiny))
     significant = np.where(stat_map.tested, stat_map.significant, np.nan)
-    limit = _percentile(np.abs(stat_map.mean_difference), MEAN_PERCENTILE) or 1.0
     threshold = log_p[stat_map.significant].min(initial=np.inf)
     n_significant, n_tested = int(stat_map.significant.sum()), int(stat_map.tested.sum())
     top_of_p = max(-np.log10(SMALL_P), _percentile(log_p, MAGNITUDE_PERCENTILE))
     in_range = threshold <= top_of_p
     return (
-        Panel(
-            f"Mean difference  (red: {first} higher; blue: {second} higher; "
-            f"colour ends at the {MEAN_PERCENTILE}th percentile of magnitude)",
-            stat_map.mean_difference,
-            Normalize(-limit, limit),
-            colormaps["RdBu_r"],
-            "activation units",
-            extend="both",
-        ),
+        _first_panel(stat_map, result),
         Panel(
             "Effect size  (yellow: large)",
             abs_d,
             Normalize(0, max(LARGE_D, _percentile(abs_d, MAGNITUDE_PERCENTILE))),
             colormaps["viridis"],
-            "|Cohen's d|",
+            result.effect_name if result.is_omnibus else "|Cohen's d|",
             extend="max",
         ),
         Panel(
@@ -139,6 +129,33 @@ def _panels(stat_map: StatMap, conditions: tuple[str, str]) -> tuple[Panel, ...]
             ticks=(0, 1),
             tick_labels=("no", "yes"),
         ),
+    )
+
+
+def _first_panel(stat_map: StatMap, result: ContrastResult) -> Panel:
+    """The mean difference; the statistic, where a contrast has no direction."""
+    if result.is_omnibus:
+        top = _percentile(stat_map.statistic, MAGNITUDE_PERCENTILE) or 1.0
+        name = "H" if stat_map.test == "kruskal" else "F"
+        return Panel(
+            f"{name} statistic  (any difference among {len(result.n)} conditions; colour ends at "
+            f"the {MAGNITUDE_PERCENTILE}th percentile)",
+            stat_map.statistic,
+            Normalize(0, top),
+            colormaps["cividis"],
+            name,
+            extend="max",
+        )
+    first, second = (plain(name, 20) for name in result.conditions)
+    limit = _percentile(np.abs(stat_map.mean_difference), MEAN_PERCENTILE) or 1.0
+    return Panel(
+        f"Mean difference  (red: {first} higher; blue: {second} higher; "
+        f"colour ends at the {MEAN_PERCENTILE}th percentile of magnitude)",
+        stat_map.mean_difference,
+        Normalize(-limit, limit),
+        colormaps["RdBu_r"],
+        "activation units",
+        extend="both",
     )
 
 

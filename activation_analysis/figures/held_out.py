@@ -35,15 +35,15 @@ def held_out(result: ContrastResult) -> Figure:
         "Held-out effect of the top 1 % of units",
         width=10,
         height=3.6 if n_rows == 1 else 2.6 * n_rows,
-        caption="Dashed: d on the prompts that chose the units (too high by construction). "
-        "Solid: d of the same units on the other prompts.",
+        caption="Dashed: effect on the prompts that chose the units (too high by construction). "
+        "Solid: effect of the same units on the other prompts.",
     )
     axes = fig.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False)
     for ax, profile in zip(axes.flat, profiles, strict=False):
         _draw_site(ax, profile)
     _set_limits(axes.flat[0], profiles)
     for ax in axes[:, 0]:
-        ax.set_ylabel("Cohen's d")
+        ax.set_ylabel(result.effect_name)
     for ax in axes[-1]:
         ax.set_xlabel("layer")
     for ax in axes.flat[len(profiles) :]:

@@ -20,7 +20,7 @@ from activation_analysis.figures.style import (
 from activation_analysis.figures.text import plain
 from activation_analysis.results import ContrastResult, LayerProfile
 
-INDEPENDENT_TESTS = ("ttest", "student", "welch", "mannwhitney", "permutation")
+INDEPENDENT_TESTS = ("ttest", "student", "welch", "mannwhitney", "brunnermunzel", "permutation")
 REFERENCE = {"color": "#999999", "lw": 1.0, "ls": (0, (2, 2)), "zorder": 1}
 
 
@@ -45,7 +45,8 @@ def layer_profile(result: ContrastResult) -> Figure:
 
     layer_axis(top, n_layers)
     layer_axis(bottom, n_layers)
-    top.set_ylabel("effect size: mean |Cohen's d|")
+    size = result.effect_name if result.is_omnibus else f"|{result.effect_name}|"
+    top.set_ylabel(f"effect size: mean {size}")
     bottom.set_ylabel(f"proportion significant\n({p_label(result.first_map)} ≤ α)")
     bottom.set_xlabel("layer")
     _set_top_of(top, [p.mean_abs_d for p in profiles], at_least=max(0.2, chance))
@@ -108,7 +109,7 @@ def _marker_size(n_layers: int) -> float:
 
 def _mark_chance(ax: Axes, result: ContrastResult) -> float:
     """Draw and return what mean abs(d) is by chance; 0 where that is not known."""
-    if result.first_map.test not in INDEPENDENT_TESTS or sum(result.n) < 4:
+    if len(result.n) != 2 or result.first_map.test not in INDEPENDENT_TESTS or sum(result.n) < 4:
         return 0.0
     expected = expected_abs_d(*result.n)
     ax.axhline(expected, label=f"mean if nothing differs ({expected:.2f})", **REFERENCE)

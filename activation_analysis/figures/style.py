@@ -148,10 +148,10 @@ def _source_line(result: ContrastResult) -> str:
 
 def _design_line(result: ContrastResult) -> str:
     stat_map = result.first_map
-    first, second = (plain(name, 22) for name in result.conditions)
+    counts = ", ".join(f"{n} {plain(name, 22)}" for n, name in result.counts)
     family = stat_map.family_size
     parts = [
-        f"n = {result.n[0]} {first}, {result.n[1]} {second}",
+        f"n = {counts}" + ("" if result.counted == "prompts" else f" {result.counted}"),
         f"test {plain(stat_map.test, 20)}",
         f"control {plain(stat_map.control or 'none', 20)}",
         f"α = {stat_map.alpha:g}",

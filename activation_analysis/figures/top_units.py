@@ -134,9 +134,15 @@ def _p_text(p: float) -> str:
     return f"{p:.1e}" if p < 1e-3 else f"{p:.3f}"
 
 
+def _effect_axis(result: ContrastResult) -> str:
+    if result.is_omnibus:
+        return "2f   (the |d| of two equal groups that differ as much; no direction)"
+    first, second = (plain(name, 24) for name in result.conditions)
+    return f"Cohen's d   (negative: {second} higher   |   positive: {first} higher)"
+
+
 def _dress(ax: Axes, result: ContrastResult, rows: np.ndarray) -> None:
     units = result.top_units.units
-    first, second = (plain(name, 24) for name in result.conditions)
     addresses = zip(
         units["site"], units["layer"], units["index"], units["effect_size"], strict=True
     )
@@ -151,7 +157,7 @@ def _dress(ax: Axes, result: ContrastResult, rows: np.ndarray) -> None:
     ax.set_axisbelow(True)
     ax.spines["left"].set_visible(False)
     ax.tick_params(axis="y", length=0)
-    ax.set_xlabel(f"Cohen's d   (negative: {second} higher   |   positive: {first} higher)")
+    ax.set_xlabel(_effect_axis(result))
     confidence = f"{100 * result.top_units.confidence:g} %"
     light = (
         Patch(facecolor=FIRST_LIGHT),

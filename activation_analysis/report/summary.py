@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
-from activation_analysis.results import ContrastResult, number, percent
+from activation_analysis.results import ContrastResult, PermutationSummary, number, percent
 
 TOP_SHOWN = 10
 
@@ -40,17 +41,33 @@ def _heading(result: ContrastResult) -> str:
 
 def _design(result: ContrastResult) -> str:
     first = result.first_map
-    a, b = result.conditions
     question = f"{escaped(result.question)}\n\n" if result.question else ""
     return (
         f"{question}"
-        f"{result.n[0]} prompts of {escaped(a)} against {result.n[1]} of {escaped(b)}, position "
-        f"`{result.position}`. Test `{first.test}` at every unit, `{first.control}` at "
-        f"{first.alpha:g} over one family of {first.family_size:,} units (every site and layer). "
-        f"Positive d: {escaped(a)} is higher. With this design an effect of |d| = "
+        f"{_compared(result)}, position `{result.position}`. Test `{first.test}` at every unit, "
+        f"`{first.control}` at {first.alpha:g} over one family of {first.family_size:,} tests "
+        f"(every unit of every site, layer and contrast of the run). {_direction(result)} With "
+        f"this design an effect of |d| = "
         f"{result.power.minimum_detectable_d:.2f} is found in 80 % of studies at the strictest "
         f"threshold of the family (alpha / {first.family_size:,})."
     )
+
+
+def _compared(result: ContrastResult) -> str:
+    counts = [(n, escaped(name)) for n, name in result.counts]
+    if len(counts) == 2:
+        (n_a, a), (n_b, b) = counts
+        return f"{n_a} {result.counted} of {a} against {n_b} of {b}"
+    return f"{result.counted.capitalize()} of " + ", ".join(f"{name}: {n}" for n, name in counts)
+
+
+def _direction(result: ContrastResult) -> str:
+    if result.is_omnibus:
+        return (
+            "Effects are 2f, the |d| of two equal groups that differ as much; they have no "
+            "direction."
+        )
+    return f"Positive d: {escaped(result.conditions[0])} is higher."
 
 
 def _site_table(result: ContrastResult) -> str:
@@ -67,6 +84,7 @@ def _site_table(result: ContrastResult) -> str:
                 number(profile.peak_depth),
                 number(summary[f"max_abs_d/{site}"]),
                 number(summary[f"held_out_d/{site}"]),
+                number(np.nansum(profile.n_true_at_least), ",.0f"),
             ]
         )
     header = [
@@ -78,6 +96,7 @@ def _site_table(result: ContrastResult) -> str:
         "peak depth",
         "max abs(d)",
         "held-out d, top 1 %",
+        "respond at least",
     ]
     return markdown_table(header, rows)
 
@@ -90,11 +109,14 @@ def _top_units_note(result: ContrastResult) -> str:
             "these effects are inflated by the choice."
         )
     return (
-        f"Chosen and ordered by |d| on {top.n_selection[0]} + {top.n_selection[1]} prompts (d that "
-        f"chose it); the held-out d is measured on the other {top.n_held_out[0]} + "
-        f"{top.n_held_out[1]}, which had no say, and is the one to report. d, p and adjusted p are "
-        f"from all prompts."
+        f"Chosen and ordered by |d| on {_sum(top.n_selection)} {result.counted} (d that chose "
+        f"it); the held-out d is measured on the other {_sum(top.n_held_out)}, which had no say, "
+        f"and is the one to report. d, p and adjusted p are from all {result.counted}."
     )
+
+
+def _sum(counts: Sequence[int]) -> str:
+    return " + ".join(map(str, counts))
 
 
 def _top_table(result: ContrastResult) -> str:
@@ -135,7 +157,34 @@ def _controls(result: ContrastResult) -> str:
         "The same p-values under every control. Neighbouring units are dependent: fdr_by holds "
         "under any dependence, bonferroni and holm bound the chance of a single false positive."
     )
-    return note + "\n\n" + markdown_table(["control", "significant units"], rows)
+    parts = [note, markdown_table(["control", "significant units"], rows)]
+    if result.permutation is not None:
+        parts.insert(0, _shuffled(result.permutation))
+    if result.n_true_at_least is not None:
+        parts.append(
+            f"At least {result.n_true_at_least:,} units of this contrast respond, with confidence "
+            f"{1 - result.first_map.alpha:.0%} (all-resolutions inference, Simes): the bounds by "
+            f"site and layer hold at once, whichever set you look at."
+        )
+    return "\n\n".join(parts)
+
+
+def _shuffled(permutation: PermutationSummary) -> str:
+    """What the permutation test did, and how well its tail is described."""
+    said = f"Max-statistic permutation: {permutation.sentence}."
+    if permutation.is_statistic:
+        said += f" A unit must reach {permutation.critical:.2f} in a single step."
+    if permutation.tail_passed:
+        said += (
+            f" Beyond the counted p, `p_tail` of the unit tables comes from a generalised Pareto "
+            f"tail (shape {permutation.tail_shape:.2f}, goodness of fit p = "
+            f"{permutation.tail_fit_p:.2f}); report it beside the counted one."
+        )
+    elif not np.isnan(permutation.tail_fit_p):
+        said += (
+            f" No generalised Pareto tail fits (p = {permutation.tail_fit_p:.3f}): counted p only."
+        )
+    return said
 
 
 def _balance_table(balance: pd.DataFrame) -> str:
