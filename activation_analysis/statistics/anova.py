@@ -43,8 +43,9 @@ def one_way_f(*groups: Sample) -> UnitStatistics:
     n = sum(m.n for m in known)
     # Means relative to the first group's: an offset that all share cancels.
     means = [mean_difference(m, known[0]) for m in known]
-    grand = sum(m.n * mean for m, mean in zip(known, means, strict=True)) / n
-    between = sum(m.n * (mean - grand) ** 2 for m, mean in zip(known, means, strict=True))
+    with np.errstate(invalid="ignore", over="ignore"):
+        grand = sum(m.n * mean for m, mean in zip(known, means, strict=True)) / n
+        between = sum(m.n * (mean - grand) ** 2 for m, mean in zip(known, means, strict=True))
     within = sum(m.sum_squares for m in known)
     df1, df2 = len(known) - 1.0, float(n - len(known))
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -77,9 +77,9 @@ def moments(x: np.ndarray) -> Moments:
             low[columns], high[columns] = block.min(axis=0), block.max(axis=0)
             origin[columns] = block[0]
             block -= origin[columns]
-            offset[columns] = _column_sums(block) / n
+            offset[columns] = column_sums(block) / n
             block -= offset[columns]
-            sum_squares[columns] = _column_sums(np.square(block, out=block))
+            sum_squares[columns] = column_sums(np.square(block, out=block))
     return Moments(n, origin, offset, sum_squares, low, high)
 
 
@@ -114,9 +114,10 @@ def float64_block(x: np.ndarray, columns: slice) -> np.ndarray:
     return np.array(x[:, columns], dtype=np.float64, order="C")
 
 
-def _column_sums(block: np.ndarray) -> np.ndarray:
-    # numpy adds row to row, but sums one lone column pairwise: a unit's numbers would depend,
-    # in the last bit, on whether it was tested in company.
+def column_sums(block: np.ndarray) -> np.ndarray:
+    """Sums over prompts of a row-major block, added row to row, (n_units,)."""
+    # numpy sums one lone column pairwise: a unit's numbers would depend, in the last bit, on
+    # whether it was tested in company.
     return np.add.accumulate(block)[-1] if block.shape[1] == 1 else block.sum(axis=0)
 
 
