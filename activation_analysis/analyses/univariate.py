@@ -19,7 +19,7 @@ from activation_analysis.analyses.split_half import Rows, half_effects, split_ha
 from activation_analysis.analyses.top_units import top_units
 from activation_analysis.results import Power, StatMap
 from activation_analysis.statistics.effect_size import cohens_d, hedges_correction
-from activation_analysis.statistics.hypothesis_tests import MOMENT_TESTS, TESTS, canonical_test
+from activation_analysis.statistics.hypothesis_tests import MEAN_TESTS, TESTS, canonical_test
 from activation_analysis.statistics.moments import Sample, mean_difference, two_moments
 from activation_analysis.statistics.multiplicity import CONTROLS, adjust
 from activation_analysis.statistics.power import minimum_detectable_effect, two_sample_power
@@ -48,7 +48,7 @@ def contrast_map(a: Sample, b: Sample, *, test: str = "welch") -> StatMap:
     ----------
     a, b : (n_a, n_units) and (n_b, n_units), or Moments of both
         Activations of the two groups, in the model's own units. Moments will do for
-        ``MOMENT_TESTS``.
+        ``MEAN_TESTS``.
     test : str
         An entry of ``TESTS``. The effect size is Cohen's d (pooled SD) whatever the test,
         paired ones included, so that maps of different tests can be compared.
@@ -65,7 +65,7 @@ def contrast_map(a: Sample, b: Sample, *, test: str = "welch") -> StatMap:
     """
     test = canonical_test(test)
     in_a, in_b = two_moments(a, b)
-    result = TESTS[test](*((in_a, in_b) if test in MOMENT_TESTS else (a, b)))
+    result = TESTS[test](*((in_a, in_b) if test in MEAN_TESTS else (a, b)))
     excluded = exclusion_reasons(in_a, in_b)
     # What a test cannot tell for another reason is a difference that never varies (paired).
     excluded[(excluded == "") & np.isnan(result.statistic)] = "constant"

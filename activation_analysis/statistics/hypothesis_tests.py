@@ -269,6 +269,7 @@ TESTS: dict[str, Callable[..., UnitStatistics]] = {
 PAIRED_TESTS = ("paired", "wilcoxon")
 OMNIBUS_TESTS = ("f", "kruskal", "glm_f")
 MOMENT_TESTS = ("student", "welch")  # those that need no more than Moments of the groups
+MEAN_TESTS = (*MOMENT_TESTS, "f", "glm_t", "glm_f")  # and those that do not without covariates
 TEST_ALIASES = {
     "ttest": "student",
     "one-sample": "one_sample",

@@ -36,8 +36,8 @@ def exclusion_reasons(a: Sample, b: Sample) -> np.ndarray:
     """
     both = two_moments(a, b)
     reasons = np.full(both[0].n_units, "", dtype=f"<U{max(map(len, REASONS))}")
-    # The smallest and the largest value tell it all: they are NaN where any value is.
-    reasons[np.logical_and(*(m.low == m.high for m in both))] = "constant"
-    reasons[np.logical_or(*(np.isinf(m.low) | np.isinf(m.high) for m in both))] = "inf"
-    reasons[np.logical_or(*(np.isnan(m.low) for m in both))] = "nan"
+    reasons[np.logical_and(*(m.sum_squares == 0 for m in both))] = "constant"
+    spoiled = both[0].nonfinite + both[1].nonfinite
+    reasons[np.isinf(spoiled)] = "inf"
+    reasons[np.isnan(spoiled)] = "nan"
     return reasons
