@@ -21,7 +21,7 @@ from activation_analysis.statistics.multiplicity import CONTROLS, adjust
 from activation_analysis.statistics.power import two_sample_power
 
 FIRST, SECOND = np.arange(20), np.arange(20, 40)
-every_test = pytest.mark.parametrize("test", TESTS)
+every_test = pytest.mark.parametrize("test", [t for t in TESTS if t != "one_sample"])
 NUMBERS = ("statistic", "p_value", "effect_size", "hedges_g", "mean_difference")
 
 
@@ -332,8 +332,8 @@ def test_small_samples_are_warned_about_by_name():
 
 
 def test_unknown_options_are_refused(make_recording):
-    with pytest.raises(ValueError, match="no test 'anova'; known: student"):
-        contrast_maps(make_recording(), FIRST, SECOND, test="anova")
+    with pytest.raises(ValueError, match="no test 'sign'; known: student"):
+        contrast_maps(make_recording(), FIRST, SECOND, test="sign")
     with pytest.raises(ValueError, match="no control 'fdr'"):
         contrast_maps(make_recording(), FIRST, SECOND, control="fdr")
     with pytest.raises(ValueError, match="first group has 1 prompt"):
