@@ -34,7 +34,7 @@ from activation_analysis.results import Power, StatMap
 from activation_analysis.statistics import multiplicity
 from activation_analysis.statistics.effect_size import hedges_correction
 from activation_analysis.statistics.hypothesis_tests import (
-    MOMENT_TESTS,
+    MEAN_TESTS,
     ONE_SAMPLE_TESTS,
     canonical_test,
 )
@@ -87,7 +87,7 @@ def contrast_map(a: Sample, b: Sample, *, test: str = "welch") -> StatMap:
     ----------
     a, b : (n_a, n_units) and (n_b, n_units), or Moments of both
         Activations of the two groups, in the model's own units. Moments will do for
-        ``MOMENT_TESTS``.
+        ``MEAN_TESTS``.
     test : str
         An entry of ``TESTS`` for two groups. The effect size is Cohen's d (pooled SD) whatever
         the test, paired ones included, so that maps of different tests can be compared.
@@ -245,7 +245,7 @@ def small_sample_warning(conditions: Sequence[str], power: Power) -> str:
 def _map_of(samples: Sequence[Sample], design: Design) -> StatMap:
     """One layer's map."""
     known = several_moments(samples)
-    values = known if design.test in MOMENT_TESTS and design.nuisance is None else samples
+    values = known if design.test in MEAN_TESTS and design.nuisance is None else samples
     result = tested(values, design)
     excluded = exclusion_reasons(*known)
     # What a test cannot tell for another reason is a difference that never varies (paired).

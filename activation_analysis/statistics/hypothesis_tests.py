@@ -104,10 +104,10 @@ def welch_t(a: Sample, b: Sample) -> UnitStatistics:
     """
     in_a, in_b = two_moments(a, b)
     error_a, error_b = in_a.variance / in_a.n, in_b.variance / in_b.n
+    error = error_a + error_b
     with np.errstate(invalid="ignore", divide="ignore"):
-        share = error_a / (error_a + error_b)
-    df = 1 / (share**2 / (in_a.n - 1) + (1 - share) ** 2 / (in_b.n - 1))
-    return t_statistics(mean_difference(in_a, in_b), error_a + error_b, df)
+        df = 1 / ((error_a / error) ** 2 / (in_a.n - 1) + (error_b / error) ** 2 / (in_b.n - 1))
+    return t_statistics(mean_difference(in_a, in_b), error, df)
 
 
 def paired_t(a: np.ndarray, b: np.ndarray) -> UnitStatistics:
@@ -270,6 +270,7 @@ PAIRED_TESTS = ("paired", "wilcoxon")
 ONE_SAMPLE_TESTS = ("one_sample",)
 OMNIBUS_TESTS = ("f", "kruskal", "glm_f")
 MOMENT_TESTS = ("student", "welch", "f")  # those that need no more than Moments of the groups
+MEAN_TESTS = (*MOMENT_TESTS, "glm_t", "glm_f")  # and those that do not without covariates
 CONTRAST_TESTS = tuple(t for t in TESTS if t not in ONE_SAMPLE_TESTS)
 TEST_ALIASES = {
     "ttest": "student",

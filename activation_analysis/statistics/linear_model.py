@@ -15,10 +15,16 @@ from activation_analysis.statistics.moments import (
     Moments,
     Sample,
     column_blocks,
+    column_sums,
+    float64_block,
     mean_difference,
     several_moments,
 )
-from activation_analysis.statistics.permutation_scores import orthonormal, residual_directions
+from activation_analysis.statistics.permutation_scores import (
+    NEGLIGIBLE,
+    orthonormal,
+    residual_directions,
+)
 from activation_analysis.statistics.unit_statistics import UnitStatistics, t_statistics
 
 
@@ -162,28 +168,35 @@ def linear_model(y: np.ndarray, design: np.ndarray, contrast: np.ndarray) -> Uni
             f"design has shape {x.shape} and contrast {c.shape} for {len(y)} prompts; expected "
             f"(n_prompts, p), and (p,) or (q, p)"
         )
-    basis = orthonormal(x)
-    inverse = np.linalg.pinv(x)
-    if not np.allclose(rows @ inverse @ x, rows, atol=1e-8 * np.abs(rows).max()):
-        raise ValueError(
-            "the contrast is not estimable: the design's columns depend on each other, and it "
-            "weighs what only they together determine"
-        )
-    directions = orthonormal((rows @ inverse).T)
+    if not (np.isfinite(x).all() and np.isfinite(c).all()):
+        raise ValueError("the design or the contrast holds NaN or inf; leave out those prompts")
+    if not rows.any(axis=1).all():
+        raise ValueError(f"contrast {c.tolist()} weighs no coefficient in some row")
+    basis, needed = _needed_of_prompts(x, rows)
+    directions = orthonormal(needed)
     df2 = float(len(x) - basis.shape[1])
     if df2 < 1:
         raise ValueError(f"{len(x)} prompts and a design of rank {basis.shape[1]} leave no error")
-    if c.ndim == 1 and (rows @ inverse)[0] @ directions[:, 0] < 0:
+    if c.ndim == 1 and needed[:, 0] @ directions[:, 0] < 0:
         directions = -directions
+    # What a constant adds to each coordinate; 0 but for rounding where an intercept absorbs it.
+    of_constant = directions.sum(axis=0)
+    of_constant[np.abs(of_constant) < 1e-12 * np.sqrt(len(x))] = 0.0
     n_units = y.shape[1]
-    along, left = np.empty((directions.shape[1], n_units)), np.empty(n_units)
-    for units in column_blocks(len(x), n_units):
-        block = np.array(y[:, units], dtype=np.float64)
-        along[:, units] = [_along(d, block) for d in directions.T]
-        for _ in range(2):
-            for b in basis.T:
-                block -= b[:, None] * _along(b, block)
-        left[units] = np.square(block).sum(axis=0)
+    along, left, total = np.empty((directions.shape[1], n_units)), *np.empty((2, n_units))
+    with np.errstate(invalid="ignore", over="ignore"):
+        for units in column_blocks(len(x), n_units):
+            block = float64_block(y, units)
+            origin = block[0].copy() if _has_intercept(basis) else np.zeros(block.shape[1])
+            block -= origin
+            total[units] = column_sums(np.square(block))
+            along[:, units] = [
+                _along(d, block) + shift * origin
+                for d, shift in zip(directions.T, of_constant, strict=True)
+            ]
+            _remove(block, basis)
+            left[units] = column_sums(np.square(block, out=block))
+    left = _above_rounding(left, total)
     if c.ndim == 1:
         return t_statistics(along[0], left / df2, np.full(n_units, df2))
     df1 = float(directions.shape[1])
@@ -191,6 +204,24 @@ def linear_model(y: np.ndarray, design: np.ndarray, contrast: np.ndarray) -> Uni
         f = np.where(left > 0, (np.square(along).sum(axis=0) / df1) / (left / df2), np.nan)
     full = np.where(np.isnan(f), np.nan, 1.0)
     return UnitStatistics(f, fdtrc(df1, df2, f), full * df1, full * df2)
+
+
+def _needed_of_prompts(x: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A basis of the design, and the weights of prompts that estimate every row, (n, q)."""
+    size = np.linalg.norm(x, axis=0)
+    size[size == 0] = 1.0
+    left, singular, right = np.linalg.svd(x / size, full_matrices=False)
+    rank = int((singular > NEGLIGIBLE * singular.max()).sum())
+    left, singular, right = left[:, :rank], singular[:rank], right[:rank]
+    scaled = rows / size
+    scaled /= np.linalg.norm(scaled, axis=1, keepdims=True)
+    along = scaled @ right.T
+    if np.abs(scaled - along @ right).max() > 1e-8:
+        raise ValueError(
+            "the contrast is not estimable: the design's columns depend on each other, and it "
+            "weighs what only they together determine"
+        )
+    return left, left @ (along / singular).T
 
 
 def indicators(sizes: Sequence[int]) -> np.ndarray:
@@ -236,7 +267,7 @@ def covariates(nuisance: np.ndarray, n: int) -> np.ndarray:
 def checked_weights(weights: Sequence[float], n_groups: int) -> np.ndarray:
     """The weights of a contrast, or a ValueError."""
     c = np.asarray(weights, dtype=float)
-    if c.shape != (n_groups,) or abs(c.sum()) > 1e-9 or not c.any():
+    if c.shape != (n_groups,) or not abs(c.sum()) <= 1e-9 or not c.any():
         raise ValueError(
             f"weights {c.tolist()} are no contrast of {n_groups} groups; one each, adding up to 0"
         )
@@ -252,23 +283,38 @@ def _decomposed(
     along, left, total = np.empty((directions.shape[1], n_units)), *np.empty((2, n_units))
     with np.errstate(invalid="ignore", over="ignore"):
         for units in column_blocks(n, n_units):
-            block = np.concatenate([s[:, units] for s in samples], dtype=np.float64)
+            block = np.empty((n, units.stop - units.start))
+            np.concatenate([s[:, units] for s in samples], out=block)
             block -= block[0]
-            block -= block.sum(axis=0) / n
-            total[units] = np.square(block).sum(axis=0)
-            for _ in range(2):
-                for b in space.T:
-                    block -= b[:, None] * _along(b, block)
+            block -= column_sums(block) / n
+            total[units] = column_sums(np.square(block))
+            _remove(block, space)
             along[:, units] = [_along(d, block) for d in directions.T]
             for d in directions.T:
                 block -= d[:, None] * _along(d, block)
-            left[units] = np.square(block).sum(axis=0)
-    # Below rounding there is no error to compare with.
-    left = np.where(left > 1e-28 * total, left, 0.0)
+            left[units] = column_sums(np.square(block, out=block))
+    left = _above_rounding(left, total)
     return along, np.where(np.isnan(total), np.nan, left), total
+
+
+def _remove(block: np.ndarray, space: np.ndarray) -> None:
+    """Take out of every column its part in an orthonormal space, twice to be rid of rounding."""
+    for _ in range(2):
+        for b in space.T:
+            block -= b[:, None] * _along(b, block)
+
+
+def _above_rounding(left: np.ndarray, total: np.ndarray) -> np.ndarray:
+    """Sums of squares of errors; 0 where rounding is all there is, no error to compare with."""
+    return np.where(left <= 1e-28 * total, 0.0, left)
+
+
+def _has_intercept(basis: np.ndarray) -> bool:
+    """Whether a constant lies in the space of the orthonormal columns."""
+    left = 1 - basis @ basis.sum(axis=0)
+    return float(left @ left) < 1e-20 * len(basis)
 
 
 def _along(direction: np.ndarray, block: np.ndarray) -> np.ndarray:
     """Products with every column, row by row: no bit depends on which columns there are."""
-    products = direction[:, None] * block
-    return np.add.accumulate(products)[-1] if block.shape[1] == 1 else products.sum(axis=0)
+    return column_sums(direction[:, None] * block)

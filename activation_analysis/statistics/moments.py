@@ -1,8 +1,15 @@
-"""Means and sums of squares of every unit, two passes in float64, in blocks of columns.
+"""Means and sums of squares of every unit, one pass in float64, in blocks of columns.
 
 Raw sums lose everything that matters where a unit sits far from zero: with an offset of 1e4,
 float32 sums once gave t = 2.65 for a true 0.06. Here each column is first moved to its own
-first value, then centred on its mean, then squared.
+first value x_1, then summed with its squares:
+
+    ss = sum (x - x_1)^2 - n (mean - x_1)^2
+
+The first value is one of the data, so that this subtraction magnifies rounding by n + 1 at
+most; columns where it would by more than ``CANCELLATION`` are centred on their mean instead.
+
+Chan, Golub & LeVeque (1983), American Statistician 37:242-247.
 """
 
 from __future__ import annotations
@@ -13,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 BLOCK_VALUES = 2**18  # float64 values held at once, 2 MiB: one block stays in cache
+CANCELLATION = 64  # sum of squares about the first value over that about the mean
 
 
 @dataclass(frozen=True)
@@ -26,10 +34,9 @@ class Moments:
     origin: np.ndarray  # (n_units,) the group's first value
     offset: np.ndarray  # (n_units,) mean minus origin
     sum_squares: np.ndarray  # (n_units,) of deviations from the mean; 0 where constant
-    low: np.ndarray  # (n_units,) smallest value; NaN where any value is NaN
-    high: np.ndarray  # (n_units,) largest value; NaN where any value is NaN
+    nonfinite: np.ndarray  # (n_units,) 0, or inf where a value is infinite, NaN where one is NaN
 
-    PER_UNIT = ("origin", "offset", "sum_squares", "low", "high")
+    PER_UNIT = ("origin", "offset", "sum_squares", "nonfinite")
 
     def __len__(self) -> int:
         """Prompts, as of a matrix that has one in every row."""
@@ -57,7 +64,7 @@ Sample = np.ndarray | Moments  # a group: its values, or what a stream has kept 
 
 
 def moments(x: np.ndarray) -> Moments:
-    """Mean, sum of squared deviations and range of every column.
+    """Mean and sum of squared deviations of every column, and whether all of it is finite.
 
     Parameters
     ----------
@@ -70,17 +77,38 @@ def moments(x: np.ndarray) -> Moments:
         Float64; exactly 0 sum of squares where a column is constant.
     """
     n, n_units = x.shape
-    origin, offset, sum_squares, low, high = np.empty((5, n_units))
+    origin, offset, sum_squares = np.empty((3, n_units))
+    nonfinite = np.zeros(n_units)
+    buffer = np.empty(n * min(block_width(n), n_units))
     with np.errstate(invalid="ignore", over="ignore"):
         for columns in column_blocks(n, n_units):
-            block = float64_block(x, columns)
-            low[columns], high[columns] = block.min(axis=0), block.max(axis=0)
+            width = columns.stop - columns.start
+            block = buffer[: n * width].reshape(n, width)
+            block[:] = x[:, columns]
             origin[columns] = block[0]
             block -= origin[columns]
-            offset[columns] = _column_sums(block) / n
-            block -= offset[columns]
-            sum_squares[columns] = _column_sums(np.square(block, out=block))
-    return Moments(n, origin, offset, sum_squares, low, high)
+            total = column_sums(block)
+            about_origin = column_sums(np.square(block, out=block))
+            mean = total / n
+            about_mean = about_origin - total * mean
+            # NaN and inf are no concern of this one: neither is above the other.
+            far = np.flatnonzero(about_origin > CANCELLATION * about_mean)
+            if len(far):
+                units = columns.start + far
+                deviations = x[:, units].astype(np.float64, order="C") - origin[units]
+                deviations -= mean[far]
+                about_mean[far] = column_sums(np.square(deviations, out=deviations))
+            spoiled = columns.start + np.flatnonzero(~np.isfinite(about_origin))
+            if len(spoiled):
+                nonfinite[spoiled] = _worst(x[:, spoiled])
+            offset[columns], sum_squares[columns] = mean, about_mean
+    return Moments(n, origin, offset, sum_squares, nonfinite)
+
+
+def _worst(x: np.ndarray) -> np.ndarray:
+    """0 where all of a column is finite, inf where a value is infinite, NaN where one is NaN."""
+    worst = np.abs(x).max(axis=0).astype(np.float64)
+    return np.where(np.isfinite(worst), 0.0, worst)
 
 
 def mean_difference(a: Moments, b: Moments) -> np.ndarray:
@@ -102,9 +130,14 @@ def constant(x: np.ndarray) -> np.ndarray:
     return same
 
 
+def block_width(n: int) -> int:
+    """Columns of a block of ``n`` rows."""
+    return max(16, BLOCK_VALUES // max(n, 1))
+
+
 def column_blocks(n: int, n_units: int) -> Iterator[slice]:
     """Slices of columns, each small enough that ``n`` rows of it fit the cache."""
-    width = max(16, BLOCK_VALUES // max(n, 1))
+    width = block_width(n)
     for start in range(0, n_units, width):
         yield slice(start, min(start + width, n_units))
 
@@ -114,9 +147,10 @@ def float64_block(x: np.ndarray, columns: slice) -> np.ndarray:
     return np.array(x[:, columns], dtype=np.float64, order="C")
 
 
-def _column_sums(block: np.ndarray) -> np.ndarray:
-    # numpy adds row to row, but sums one lone column pairwise: a unit's numbers would depend,
-    # in the last bit, on whether it was tested in company.
+def column_sums(block: np.ndarray) -> np.ndarray:
+    """Sums over prompts of a row-major block, added row to row, (n_units,)."""
+    # numpy sums one lone column pairwise: a unit's numbers would depend, in the last bit, on
+    # whether it was tested in company.
     return np.add.accumulate(block)[-1] if block.shape[1] == 1 else block.sum(axis=0)
 
 

@@ -29,7 +29,7 @@ from activation_analysis.statistics.permutation_scores import (
     residual_directions,
     two_sample,
 )
-from activation_analysis.statistics.rank_tests import midranks
+from activation_analysis.statistics.ranks import midranks
 
 
 @dataclass(frozen=True)

@@ -35,8 +35,8 @@ def exclusion_reasons(*groups: Sample) -> np.ndarray:
     """
     known = several_moments(groups)
     reasons = np.full(known[0].n_units, "", dtype=f"<U{max(map(len, REASONS))}")
-    # The smallest and the largest value tell it all: they are NaN where any value is.
-    reasons[np.all([m.low == m.high for m in known], axis=0)] = "constant"
-    reasons[np.any([np.isinf(m.low) | np.isinf(m.high) for m in known], axis=0)] = "inf"
-    reasons[np.any([np.isnan(m.low) for m in known], axis=0)] = "nan"
+    reasons[np.all([m.sum_squares == 0 for m in known], axis=0)] = "constant"
+    spoiled = sum(m.nonfinite for m in known)
+    reasons[np.isinf(spoiled)] = "inf"
+    reasons[np.isnan(spoiled)] = "nan"
     return reasons

@@ -67,13 +67,12 @@ def merged(a: Moments, b: Moments) -> Moments:
             origin=a.origin,
             offset=a.offset + step * (b.n / n),
             sum_squares=a.sum_squares + b.sum_squares + step**2 * (a.n * b.n / n),
-            low=np.minimum(a.low, b.low),  # NaN wherever one of them is
-            high=np.maximum(a.high, b.high),
+            nonfinite=a.nonfinite + b.nonfinite,  # inf stays inf, and NaN stays NaN
         )
 
 
 def packed(m: Moments) -> np.ndarray:
-    """The arrays as the rows of one, (5, n_units) float64, for files and messages; without n."""
+    """The arrays as the rows of one, (4, n_units) float64, for files and messages; without n."""
     return np.stack([getattr(m, name) for name in Moments.PER_UNIT])
 
 
