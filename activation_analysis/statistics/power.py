@@ -185,9 +185,7 @@ def f_power(f: np.ndarray | float, sizes: Sequence[int], alpha: float = 0.05) ->
     return np.minimum(found, 1.0).reshape(np.shape(f))[()]
 
 
-def minimum_detectable_f(
-    sizes: Sequence[int], alpha: float = 0.05, *, power: float = 0.8
-) -> float:
+def minimum_detectable_f(sizes: Sequence[int], alpha: float = 0.05, *, power: float = 0.8) -> float:
     """The Cohen's f that the omnibus F-test finds in a share ``power`` of studies."""
     check_power(alpha, power)
     return _smallest(lambda f: float(f_power(f, sizes, alpha)), power)
