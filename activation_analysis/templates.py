@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from functools import cached_property
+from itertools import pairwise
 from zlib import crc32
 
 import numpy as np
@@ -160,7 +161,7 @@ def _frame(words: Sequence[list[str]]) -> tuple[int, int]:
 def _stretches(words: Sequence[str]) -> list[str]:
     """Neighbouring words, and words with one between them; the same few of every long text."""
     ends = ["^", *words, "$"]
-    found = {f"{a} {b}" for a, b in zip(ends, ends[1:], strict=False)}
+    found = {f"{a} {b}" for a, b in pairwise(ends)}
     found |= {f"{a} * {b}" for a, b in zip(ends, ends[2:], strict=False)}
     if len(found) <= FEATURES:
         return sorted(found)
@@ -187,7 +188,9 @@ def _n_common(a: Sequence[str], b: Sequence[str]) -> int:
 
 def _undeclared(cluster: np.ndarray, declared: np.ndarray) -> np.ndarray:
     """The clusters, those taken apart that one declared group holds together."""
-    _, code = np.unique(declared, return_inverse=True)
+    # A row that says nothing is declared to be with no other.
+    said = np.array([text or f"\0{row}" for row, text in enumerate(declared)])
+    _, code = np.unique(said, return_inverse=True)
     spread = np.zeros(int(cluster.max()) + 1, dtype=bool)
     first = np.zeros(len(spread), dtype=int)
     first[cluster[::-1]] = code[::-1]

@@ -7,6 +7,7 @@ call a unit significant that does not respond follows from the groups and one co
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import stdtr, stdtrit
@@ -73,44 +74,56 @@ def intraclass_correlation(
     Statistical Review 54:67-82 (unequal groups).
     """
     n = len(x)
-    group = _codes(groups, n, "groups")
-    condition = (
-        np.zeros(n, dtype=int) if conditions is None else _codes(conditions, n, "conditions")
-    )
-    within_group = _Means(group)
-    within_condition = _Means(condition)
-    cells = np.unique(np.stack([condition, group]), axis=1)
-    nested = cells.shape[1] == within_group.n_groups
-    n_conditions = within_condition.n_groups
-    df_between = within_group.n_groups - (n_conditions if nested else 1)
-    df_within = n - within_group.n_groups - (0 if nested else n_conditions - 1)
-    if df_between < 1 or df_within < 1:
-        raise ValueError(
-            f"{n} prompts in {within_group.n_groups} groups and {n_conditions} "
-            f"condition{'s' * (n_conditions != 1)} show no likeness within groups; it takes two "
-            f"groups in a condition, and two prompts in a group"
-        )
-    sizes = within_group.size
-    if nested:
-        total = within_condition.size[cells[0][np.argsort(cells[1])]]
-    else:
-        total = np.full(len(sizes), n)
-    mean_size = (n - np.sum(sizes**2 / total)) / df_between
+    layout = _layout(n, groups, np.zeros(n) if conditions is None else conditions)
     result = np.empty(x.shape[1])
     for start in range(0, x.shape[1], UNITS_AT_ONCE):
         columns = slice(start, start + UNITS_AT_ONCE)
-        raw = np.asarray(x[:, columns], dtype=np.float64)
-        with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-            block = raw - within_condition(raw)
-            scale = np.abs(block).max(axis=0)
-            constant = scale <= ROUNDING * np.abs(raw).max(axis=0)
-            block /= scale  # squares of huge activations would overflow
-            expected = within_group(block)
-            between = np.sum(expected**2, axis=0) / df_between
-            within = np.sum((block - expected) ** 2, axis=0) / df_within
-            icc = (between - within) / (between + (mean_size - 1) * within)
-        result[columns] = np.where(constant, np.nan, icc)
+        result[columns] = _icc_block(np.asarray(x[:, columns], dtype=np.float64), layout)
     return result
+
+
+def _icc_block(raw: np.ndarray, layout: _Layout) -> np.ndarray:
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+        block = raw - layout.condition(raw)
+        scale = np.abs(block).max(axis=0)
+        constant = scale <= ROUNDING * np.abs(raw).max(axis=0)
+        block /= scale  # squares of huge activations would overflow
+        expected = layout.group(block)
+        between = np.sum(expected**2, axis=0) / layout.df_between
+        within = np.sum((block - expected) ** 2, axis=0) / layout.df_within
+        icc = (between - within) / (between + (layout.mean_size - 1) * within)
+    return np.where(constant, np.nan, icc)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """What the analysis of variance needs of the labels."""
+
+    group: _Means
+    condition: _Means
+    df_between: int
+    df_within: int
+    mean_size: float
+
+
+def _layout(n: int, groups, conditions) -> _Layout:
+    group, condition = (
+        _Means(_codes(groups, n, "groups")),
+        _Means(_codes(conditions, n, "conditions")),
+    )
+    cells = np.unique(np.stack([group.code, condition.code]), axis=1)
+    nested = cells.shape[1] == group.n_groups
+    df_between = group.n_groups - (condition.n_groups if nested else 1)
+    df_within = n - group.n_groups - (0 if nested else condition.n_groups - 1)
+    if df_between < 1 or df_within < 1:
+        raise ValueError(
+            f"{n} prompts in {group.n_groups} groups and {condition.n_groups} "
+            f"condition{'s' * (condition.n_groups != 1)} show no likeness within groups; it takes "
+            f"two groups in a condition, and two prompts in a group"
+        )
+    total = condition.size[cells[1]] if nested else n
+    mean_size = (n - np.sum(group.size**2 / total)) / df_between
+    return _Layout(group, condition, df_between, df_within, float(mean_size))
 
 
 class _Means:
@@ -174,14 +187,10 @@ def naive_false_positive_rate(
         If labels do not match, a condition has fewer than two prompts, or the ICC is not from
         0 to 1.
     """
-    in_first = np.asarray(in_first, dtype=bool)
-    group = _codes(groups, len(in_first), "groups")
-    if not 0 <= icc <= 1:
-        raise ValueError(f"the intraclass correlation is {icc}; it lies between 0 and 1, as 0.3")
+    checked_icc(icc)
     if not 0 < alpha < 1:
         raise ValueError(f"alpha is {alpha}; it is an error rate between 0 and 1, as 0.05")
-    n_groups = int(group.max()) + 1
-    sizes = [np.bincount(group[side], minlength=n_groups) for side in (in_first, ~in_first)]
+    sizes = sizes_by_side(in_first, groups)
     n = [int(size.sum()) for size in sizes]
     if min(n) < 2:
         raise ValueError(f"conditions of {n[0]} and {n[1]} prompts cannot be tested; 2 each")
@@ -214,6 +223,26 @@ def _pooled_variance(sizes: Sequence[np.ndarray], icc: float) -> tuple[float, fl
     mean = own * df + icc * trace
     spread = own**2 * df + 2 * own * icc * trace + icc**2 * square
     return float(mean / df), float(2 * spread / df**2)
+
+
+def sizes_by_side(
+    in_first: np.ndarray, groups: Sequence | np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Prompts of every group in the first and in the second condition, each (n_groups,)."""
+    in_first = np.asarray(in_first, dtype=bool)
+    group = _codes(groups, len(in_first), "groups")
+    n_groups = int(group.max()) + 1
+    return (
+        np.bincount(group[in_first], minlength=n_groups),
+        np.bincount(group[~in_first], minlength=n_groups),
+    )
+
+
+def checked_icc(icc: float) -> float:
+    """An intraclass correlation that prompts can be planned with."""
+    if not 0 <= icc <= 1:
+        raise ValueError(f"the intraclass correlation is {icc}; it lies between 0 and 1, as 0.3")
+    return icc
 
 
 def _codes(labels: Sequence | np.ndarray, n: int, what: str) -> np.ndarray:

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.special import stdtr
+from scipy.special import digamma, stdtr
 
-from activation_analysis.statistics.clustering import effective_prompts
+from activation_analysis.statistics.designs import Design, Precision, independent
 from activation_analysis.statistics.power import (
-    Precision,
     check_alpha,
     check_power,
     detectable_effect,
-    pairs,
     t_power,
-    two_groups,
 )
 
 MOST_PROMPTS = 10**7  # per condition; what needs more cannot be found
@@ -107,7 +104,7 @@ def _fdr_bh(q: float, family: Family, effect: float, design: Precision) -> float
 
 
 def _fdr_by(q: float, family: Family, effect: float, design: Precision) -> float:
-    harmonic = float(np.sum(1 / np.arange(1, family.n_units + 1)))
+    harmonic = float(digamma(family.n_units + 1) + np.euler_gamma)  # 1 + 1/2 + ... + 1/m
     return _fdr_bh(q / harmonic, family, effect, design)
 
 
@@ -130,6 +127,8 @@ THRESHOLDS: dict[str, Threshold] = {
     "fdr_tsbky": _fdr_tsbky,
     "max_t": _max_t,
 }
+
+FALSE_DISCOVERY = ("fdr_bh", "fdr_by", "fdr_tsbky")
 
 
 def per_unit_alpha(alpha: float, family: Family, effect: float, design: Precision) -> float:
@@ -162,7 +161,7 @@ def expected_power(effect: float, design: Precision, alpha: float, family: Famil
 
 def detectable(design: Precision, alpha: float, family: Family, *, power: float = 0.8) -> float:
     """The effect at which a share ``power`` of the responding units is found; inf where none."""
-    if family.control in ("fdr_by", "fdr_bh", "fdr_tsbky"):
+    if family.control in FALSE_DISCOVERY:
         return _detectable_fdr(design, alpha, family, power)
     return detectable_effect(design, per_unit_alpha(alpha, family, 0.0, design), power=power)
 
@@ -181,41 +180,6 @@ def _detectable_fdr(design: Precision, alpha: float, family: Family, power: floa
     if shortfall(np.log(low)) >= 0:
         return low
     return float(np.exp(brentq(shortfall, np.log(low), np.log(high), xtol=1e-6)))
-
-
-Design = Callable[[int], Precision]
-
-
-def independent(n: int) -> Precision:
-    """Two conditions of ``n`` independent prompts each."""
-    return two_groups(n, n)
-
-
-def in_groups(n: int, *, n_groups: int, icc: float) -> Precision:
-    """Two conditions of ``n`` prompts each, which come in ``n_groups`` groups per condition.
-
-    The test that is right compares group means: 2 n_groups - 2 df, and ``n`` counts as
-    n / (1 + (n / n_groups - 1) ICC) prompts. More prompts in the same groups end at
-    n_groups / ICC of them.
-    """
-    return _of_group_means(n, n_groups, icc, n_sides=2)
-
-
-def pairs_in_groups(n: int, *, n_groups: int, icc: float) -> Precision:
-    """``n`` pairs in ``n_groups`` groups; the ICC is that of the differences."""
-    return _of_group_means(n, n_groups, icc, n_sides=1)
-
-
-def _of_group_means(n: int, n_groups: int, icc: float, n_sides: int) -> Precision:
-    if n_groups < 2:
-        raise ValueError(f"{n_groups} group{'s' * (n_groups != 1)} per condition; at least 2")
-    if not 0 <= icc <= 1:
-        raise ValueError(f"the intraclass correlation is {icc}; it lies between 0 and 1, as 0.3")
-    counted = effective_prompts(n, max(n / n_groups, 1.0), icc)
-    return Precision(float(np.sqrt(n_sides / counted)), n_sides * (min(n, n_groups) - 1))
-
-
-DESIGNS: Mapping[str, Design] = {"groups": independent, "pairs": pairs}
 
 
 def prompts_needed(

@@ -1,66 +1,22 @@
 """What a design can detect before, or whatever, its data say.
 
-Every t-test of one difference is known by two numbers: how precisely its design measures the
-difference (`Precision`) and the degrees of freedom. Power and detectable effects follow.
+How precisely a design measures a difference is said in `designs`; power and detectable effects
+follow from that. For a whole family of units, and for the number of prompts: `planning`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import brentq
 from scipy.special import betaincc, betainccinv, gammaln, stdtrit, xlogy
 
+from activation_analysis.statistics.designs import Precision, pairs, two_groups, weighted_means
 from activation_analysis.statistics.noncentral_t import cdf
 
 LARGEST_EFFECT = 1e6  # nothing an experiment could mean; beyond it a design detects nothing
 FARTHEST_SD = 12.0  # of the Poisson weights left out of a noncentral F
-
-
-@dataclass(frozen=True)
-class Precision:
-    """How well a design measures one difference, in the standard deviations it is stated in."""
-
-    standard_error: float
-    df: float
-
-
-def two_groups(n_a: int, n_b: int) -> Precision:
-    """Two independent groups, for Cohen's d: sqrt(1/n_a + 1/n_b) with n_a + n_b - 2 df."""
-    if min(n_a, n_b) < 2:
-        raise ValueError(f"groups of {n_a} and {n_b} prompts cannot be tested; at least 2 each")
-    return Precision(float(np.sqrt(1 / n_a + 1 / n_b)), n_a + n_b - 2)
-
-
-def pairs(n: int) -> Precision:
-    """Pairs, or one sample against a fixed value, for d_z: 1/sqrt(n) with n - 1 df.
-
-    d_z is the mean difference over the standard deviation *of the differences*; with a
-    correlation r inside the pairs, d_z = d / sqrt(2 (1 - r)), which is d at r = .5.
-    """
-    if n < 2:
-        raise ValueError(f"{n} pair{'s' * (n != 1)} cannot be tested; at least 2")
-    return Precision(float(1 / np.sqrt(n)), n - 1)
-
-
-def weighted_means(weights: Sequence[float], sizes: Sequence[int]) -> Precision:
-    """A linear contrast of k independent groups, for (sum w_i mean_i) / SD within groups.
-
-        standard error = sqrt(sum w_i^2 / n_i),  df = N - k
-
-    Groups with weight 0 add to the degrees of freedom alone.
-    """
-    w, n = np.asarray(weights, dtype=float), np.asarray(sizes, dtype=float)
-    if w.shape != n.shape or w.ndim != 1 or len(w) < 2:
-        raise ValueError(f"{w.size} weights and {n.size} sizes; give one of each per group")
-    if n.min() < 1 or n.sum() <= len(n) or not np.any(w):
-        raise ValueError(
-            f"a contrast with weights {list(weights)} of groups of {list(sizes)} prompts cannot "
-            f"be tested; give some weight, and more prompts than groups"
-        )
-    return Precision(float(np.sqrt(np.sum(w**2 / n))), float(n.sum() - len(n)))
 
 
 def t_power(effect: np.ndarray | float, design: Precision, alpha: float = 0.05) -> np.ndarray:
