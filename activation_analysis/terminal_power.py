@@ -24,7 +24,7 @@ def show_power(plan: PowerPlan) -> None:
     _say(out, _heading(plan))
     out.print()
     out.print(_table(plan))
-    _say(out, f"{ENOUGH[0]} at least the {plan.asked_power:.0%} asked for", "dim")
+    _say(out, f"{ENOUGH[0]} at least the {100 * plan.asked_power:g} % asked for", "dim")
     out.print()
     _say(out, advice(plan), "bold")
 
@@ -46,8 +46,9 @@ def _heading(plan: PowerPlan) -> str:
     grouped = ""
     if plan.n_groups:
         grouped = (
-            f" Prompts come in {plan.n_groups} groups per condition and correlate by "
-            f"{plan.icc:g} within them; group means are compared."
+            f" {'Pairs' if plan.paired else 'Prompts'} come in {plan.n_groups} groups"
+            f"{'' if plan.paired else ' per condition'} and correlate by {plan.icc:g} within "
+            f"them, and are tested accordingly."
         )
     effect = "d_z, the mean difference over the SD of the differences" if plan.paired else "d"
     return (
@@ -58,7 +59,7 @@ def _heading(plan: PowerPlan) -> str:
 
 
 def _table(plan: PowerPlan) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
     table.add_column("pairs" if plan.paired else "prompts per condition", no_wrap=True)
     if plan.n_groups:
         table.add_column("worth", justify="right", no_wrap=True)
@@ -68,13 +69,13 @@ def _table(plan: PowerPlan) -> Table:
     if plan.at_hand:
         worth = (1 if plan.paired else 2) / plan.at_hand.precision.standard_error**2
         table.add_row(_n_at_hand(plan), *_worth(plan, worth), *_cells(plan, plan.at_hand.power))
-        table.add_section()
+        table.add_row()
     for n, worth, powers in zip(plan.numbers, plan.worth, plan.power, strict=True):
         table.add_row(f"{n:,}", *_worth(plan, worth), *_cells(plan, powers))
     table.add_row()
     empty = [""] * bool(plan.n_groups)
     table.add_row(
-        f"needed for {plan.asked_power:.0%}", *empty, *_numbers(plan.needed), style="bold"
+        f"needed for {100 * plan.asked_power:g} %", *empty, *_numbers(plan.needed), style="bold"
     )
     if plan.family.control != "none":
         table.add_row("  by one unit alone", *empty, *_numbers(plan.needed_alone), style="dim")
@@ -114,25 +115,26 @@ def advice(plan: PowerPlan) -> str:
     symbol = "d_z" if plan.paired else "d"
     effect = f"{symbol} = {plan.asked_effect:g}"
     what = "pairs" if plan.paired else "prompts per condition"
-    found = f"{plan.asked_power:.0%} of the units that respond with {effect}"
+    found = f"{100 * plan.asked_power:g} % of the units that respond with {effect}"
     if plan.family.control == "none":
-        found = f"a unit that responds with {effect} in {plan.asked_power:.0%} of studies"
+        found = f"a unit that responds with {effect} in {100 * plan.asked_power:g} % of studies"
     needed = plan.needed_for_asked
     what_there = "pairs" if plan.paired else "prompts"
     if plan.at_hand and needed and needed <= min(plan.at_hand.n):
         return (
-            f"Enough: these {what_there} find {found}; {plan.asked_power:.0%} is reached for "
+            f"Enough: these {what_there} find {found}; {100 * plan.asked_power:g} % is reached for "
             f"{symbol} from {plan.at_hand.detectable:.2f} on."
         )
     now = ""
     if plan.at_hand:
         can = plan.at_hand.detectable
         smallest = f"{symbol} from {can:.2f} on" if np.isfinite(can) else "no effect"
-        now = f"With these {what_there} {plan.asked_power:.0%} is reached for {smallest}. "
+        now = f"With these {what_there} {100 * plan.asked_power:g} % is reached for {smallest}. "
     if needed is None:
+        each = "" if plan.paired else " per condition"
         groups = (
-            f"write at least {plan.needed_groups:,} groups per condition with "
-            f"{PROMPTS_A_GROUP} prompts each"
+            f"write at least {plan.needed_groups:,} groups{each} with {PROMPTS_A_GROUP} "
+            f"{what_there} each"
             if plan.needed_groups
             else "look for a larger effect"
         )

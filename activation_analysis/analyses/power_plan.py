@@ -7,9 +7,9 @@ from functools import partial
 
 import numpy as np
 
+from activation_analysis.analyses.templating import ASSUMED_ICC
 from activation_analysis.contrasts import Contrast
 from activation_analysis.prompts import PromptSet
-from activation_analysis.statistics.clustering import naive_false_positive_rate
 from activation_analysis.statistics.designs import (
     Design,
     Precision,
@@ -31,7 +31,6 @@ from activation_analysis.statistics.planning import (
 USUAL_EFFECTS = (0.2, 0.3, 0.5, 0.8, 1.2)
 USUAL_NUMBERS = (10, 20, 30, 50, 100, 200, 500)
 USUAL_SIZES = (1, 2, 5, 10, 20, 50)  # prompts of one group
-ASSUMED_ICC = 0.3  # of fillings of one template, until it is measured
 PROMPTS_A_GROUP = 10  # of which the plan says how many groups it takes
 
 
@@ -149,22 +148,6 @@ def plan_for(
     )
     planned = min(n_groups) if n_groups else None
     return _plan(design, at_hand, effect, power, alpha, family, paired, planned, icc)
-
-
-def naive_rate(
-    groups: np.ndarray,
-    rows_a: np.ndarray,
-    rows_b: np.ndarray,
-    *,
-    icc: float = ASSUMED_ICC,
-    alpha: float = 0.05,
-) -> float:
-    """The share of null units that a test of two sides calls significant, blind to the groups.
-
-    ``groups`` has a label for every prompt of the set, as `Templates.groups`.
-    """
-    labels = np.concatenate([groups[rows_a], groups[rows_b]])
-    return naive_false_positive_rate(_in_first(len(rows_a), len(rows_b)), labels, icc, alpha)
 
 
 def _in_first(n_a: int, n_b: int) -> np.ndarray:

@@ -187,17 +187,36 @@ def naive_false_positive_rate(
         If labels do not match, a condition has fewer than two prompts, or the ICC is not from
         0 to 1.
     """
+    sizes = sizes_by_side(in_first, groups)
+    weights = sizes[0] / max(sizes[0].sum(), 1) - sizes[1] / max(sizes[1].sum(), 1)
+    return _naive_rate(sizes, weights, icc, alpha)
+
+
+def naive_paired_false_positive_rate(
+    groups: Sequence | np.ndarray, icc: float, alpha: float = 0.05
+) -> float:
+    """The same for a paired (or one-sample) t-test that ignores the groups of its pairs.
+
+    ``groups`` has a label for every pair, and ``icc`` is that of the differences.
+    """
+    size = np.bincount(_codes(groups, len(groups), "groups"))
+    return _naive_rate([size], size / size.sum(), icc, alpha)
+
+
+def _naive_rate(
+    sizes: Sequence[np.ndarray], weights: np.ndarray, icc: float, alpha: float
+) -> float:
+    """``weights``: how much of each group's own mean the tested difference holds."""
     checked_icc(icc)
     if not 0 < alpha < 1:
         raise ValueError(f"alpha is {alpha}; it is an error rate between 0 and 1, as 0.05")
-    sizes = sizes_by_side(in_first, groups)
     n = [int(size.sum()) for size in sizes]
     if min(n) < 2:
-        raise ValueError(f"conditions of {n[0]} and {n[1]} prompts cannot be tested; 2 each")
-    believed = 1 / n[0] + 1 / n[1]
-    variance = (1 - icc) * believed + icc * np.sum((sizes[0] / n[0] - sizes[1] / n[1]) ** 2)
+        raise ValueError(f"{' and '.join(map(str, n))} prompts cannot be tested; at least 2 each")
+    believed = sum(1 / total for total in n)
+    variance = (1 - icc) * believed + icc * np.sum(weights**2)
     mean, spread = _pooled_variance(sizes, icc)
-    critical = -stdtrit(sum(n) - 2, alpha / 2)
+    critical = -stdtrit(sum(n) - len(n), alpha / 2)
     if mean <= 0:  # every prompt of a condition is the same
         return float(variance > 0)
     if variance <= 0:
@@ -213,9 +232,9 @@ def _pooled_variance(sizes: Sequence[np.ndarray], icc: float) -> tuple[float, fl
     tr(CS) and 2 tr(CSCS) over df and df^2; A = Z'CZ holds all that they need of the groups.
     """
     n = [size.sum() for size in sizes]
-    df = sum(n) - 2
+    df = sum(n) - len(n)
     scaled = [size / np.sqrt(total) for size, total in zip(sizes, n, strict=True)]
-    both = sizes[0] + sizes[1]
+    both = np.sum(sizes, axis=0)
     trace = both.sum() - sum(v @ v for v in scaled)
     square = both @ both - 2 * sum(v @ (both * v) for v in scaled)
     square += sum((v @ w) ** 2 for v in scaled for w in scaled)
