@@ -326,7 +326,7 @@ def test_list_shows_experiments_and_what_is_wrong_with_others(workspace, capsys)
     [
         (["--effect", "0.5", "--units", "115200", "--control", "fdr_bh"], "at least 126 prompts"),
         (["--paired", "--groups", "10", "--effect", "0.55"], "in 10 groups finds"),
-        (["--effect", "0.05", "--control", "bonferroni"], "27,854 prompts per condition"),
+        (["--effect", "0.05", "--control", "bonferroni"], "27,808 prompts per condition"),
         (["--control", "max_t", "--threshold-t", "5.1"], "threshold |t| = 5.1"),
         (["good.csv", "--units", "1000000", "--control", "fdr_by"], "2 (now)"),
         (["mine", "--contrast", "b - a", "--effect", "1.5"], "b - a\n"),

@@ -83,7 +83,8 @@ def test_templates_are_found_beneath_a_frame_of_all_prompts():
 def test_several_slots_and_numbers_are_slots():
     names = ["Anna", "Tomas", "Leila", "Okafor", "Grandad"]
     texts = [f"{a} gave {b} a book and went home" for a in names for b in names if a != b]
-    assert find_templates(prompt_set(texts)).size.tolist() == [20]
+    found = find_templates(prompt_set([*texts, "Snow fell all night.", "We never met again."]))
+    assert found.size.tolist() == [20]
     sums = [f"{a} + {b} =" for a in (12, 7.5, 300) for b in (1, 20)]
     assert len(set(similar(sums))) == 1
 

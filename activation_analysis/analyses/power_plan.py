@@ -23,6 +23,7 @@ from activation_analysis.statistics.designs import (
 )
 from activation_analysis.statistics.planning import (
     Family,
+    check_effect,
     detectable,
     expected_power,
     prompts_needed,
@@ -161,6 +162,7 @@ def _design(paired: bool, n_groups: int | None, icc: float) -> Design:
 
 
 def _effects(asked: float) -> tuple[float, ...]:
+    check_effect(asked)
     return tuple(sorted({*USUAL_EFFECTS, abs(asked)}))
 
 

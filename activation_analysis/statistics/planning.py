@@ -216,8 +216,7 @@ def prompts_needed(
         If the effect is 0, or power is not between alpha and 1.
     """
     check_power(alpha, power)
-    if not 0 < abs(effect) < np.inf:
-        raise ValueError(f"the effect is {effect}; no number of prompts finds that, give e.g. 0.5")
+    check_effect(effect)
     family = family or Family()
 
     def found(n: int) -> bool:
@@ -233,3 +232,8 @@ def prompts_needed(
         middle = (low + high) // 2
         low, high = (low, middle) if found(middle) else (middle, high)
     return high
+
+
+def check_effect(effect: float) -> None:
+    if not 0 < abs(effect) < np.inf:
+        raise ValueError(f"the effect is {effect}; no number of prompts finds that, give e.g. 0.5")
