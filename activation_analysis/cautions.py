@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -14,9 +14,12 @@ from activation_analysis.options import PAIRED_TESTS, WEIGHTED_TESTS
 from activation_analysis.prompts import PromptSet
 from activation_analysis.results import LayerProfile, StatMap
 from activation_analysis.spans import has_marks
+from activation_analysis.templates import Templates
 
 MASSIVE_SHARE = 0.5  # of a layer's variance, in three units
 N_TRUNCATED = "n_truncated"  # the detail of a capture that counts prompts cut at the context
+NOTEWORTHY = 1.3  # times alpha, from where on a test is said to be off
+LONGEST_QUOTE = 60  # characters of a template or a filling
 
 
 def truncation(activations: Activations | RecordingSummary) -> str:
@@ -121,3 +124,77 @@ def massive_units(profiles: Mapping[str, LayerProfile]) -> str:
         f"massive units: three units have most of a layer's variance at {named}; tests of each "
         f"unit do not mind, but similarities over units (RSA, CKA) should be z-scored"
     )
+
+
+def templated(
+    found: Templates,
+    prompts: PromptSet,
+    contrast: Contrast,
+    naive_rate: float,
+    *,
+    icc: float,
+    alpha: float = 0.05,
+) -> str:
+    """Fillings of a few templates that no column declares, and what ignoring them would do.
+
+    Parameters
+    ----------
+    found : what `find_templates` says of the prompts
+    naive_rate : the share of null units that a test of this contrast calls significant when it
+        takes the prompts for independent, as `templating.naive_rate` predicts
+        from ``found.groups`` and ``icc``
+    icc : the correlation of fillings of one template that this rests on
+    """
+    rows = [prompts.rows_of(side) for side in (contrast.first, contrast.second)]
+    used = [Counter(found.label[r].tolist()) for r in rows]
+    concerned = sum(n for side in used for k, n in side.items() if k >= 0)
+    kinds = {k for side in used for k in side if k >= 0}
+    if not kinds:
+        return ""
+    if all(len(side) == 1 and -1 not in side for side in used) and len(kinds) == 2:
+        return (
+            f"each side is one template ({_named(found, kinds)}): what differs may be "
+            f"these two wordings, not the conditions; write several templates a condition"
+        )
+    look = (
+        f"{concerned} of {sum(map(len, rows))} prompts look like {_many(len(kinds), 'template')} "
+        f"of {_fillings(used, kinds)} ({_named(found, kinds)}), which no column declares"
+    )
+    if naive_rate > alpha * NOTEWORTHY:
+        return (
+            f"{look}: a test that takes them for independent would call about {naive_rate:.0%} "
+            f"of the units significant at {alpha:g} where none responds, if fillings of one "
+            f"template correlate by {icc:g}; declare them in a column 'group'"
+        )
+    if naive_rate < alpha / NOTEWORTHY:
+        return (
+            f"{look}; they are on both sides, so a test that takes them for independent misses "
+            f"effects: declare them in a column 'item' and use test 'paired', or in 'group'"
+        )
+    return f"{look}; a test that takes them for independent is off by little"
+
+
+def _many(n: int, what: str) -> str:
+    return f"{n} {what}{'s' * (n != 1)}"
+
+
+def _fillings(used: Sequence[Counter], kinds: set[int]) -> str:
+    sizes = sorted({sum(side[k] for side in used) for k in kinds})
+    return f"{sizes[0]} fillings" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]} fillings"
+
+
+def _named(found: Templates, kinds: set[int]) -> str:
+    """The largest template of those, and two words that fill it."""
+    largest = min(kinds)
+    skeleton = _short(found.skeletons[largest])
+    if largest or found.example is None:
+        return f"such as {skeleton!r}"
+    fillings = " / ".join(_short(words) or "nothing" for words in found.differing)
+    if found.differing == ("", ""):
+        return f"copies of {skeleton!r}"
+    return f"such as {skeleton!r}: {fillings}"
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= LONGEST_QUOTE else text[:LONGEST_QUOTE].rstrip() + "…"

@@ -204,6 +204,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_analyze(commands)
     _add_check(commands)
     _add_plan(commands)
+    _add_power(commands)
     _add_tokens(commands)
     _add_list(commands)
     _add_ui(commands)
@@ -270,6 +271,32 @@ def _add_plan(commands: argparse._SubParsersAction) -> None:
     _add_flags(plan)
 
 
+def _add_power(commands: argparse._SubParsersAction) -> None:
+    power = commands.add_parser(
+        "power",
+        help="say how many prompts it takes to find an effect, before there are any",
+        description="Say how many prompts per condition it takes to find an effect under the "
+        "stated error control; with an experiment, also what its prompts can find.",
+        epilog="examples:\n"
+        "  activation-analysis power --effect 0.5 --units 115200 --control fdr_bh\n"
+        "  activation-analysis power --paired --control bonferroni\n"
+        "  activation-analysis power --groups 10 --icc 0.3 --control none\n"
+        "  activation-analysis power math_vs_nonmath --effect 0.8",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_target(power, nargs="*")
+    # Not the options of an experiment: plans know controls that a run does not offer.
+    for name, (kind, meaning) in POWER_OPTIONS.items():
+        power.add_argument(
+            f"--{name}",
+            dest=f"planned_{name.replace('-', '_')}",
+            type=kind,
+            metavar=name.rsplit("-", 1)[-1].upper(),
+            help=meaning,
+        )
+    power.add_argument("--paired", action="store_true", help="prompts come in pairs (items)")
+
+
 def _add_tokens(commands: argparse._SubParsersAction) -> None:
     tokens = commands.add_parser(
         "tokens",
@@ -303,6 +330,13 @@ def _add_ui(commands: argparse._SubParsersAction) -> None:
     ui.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1, this machine only")
 
 
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number; write it as 0.5") from None
+
+
 def _port(text: str) -> int:
     if not text.isdecimal() or not 0 < int(text) < 65536:
         raise argparse.ArgumentTypeError(f"{text!r} is no port: a number from 1 to 65535")
@@ -329,13 +363,28 @@ def _rows(text: str) -> list[int]:
     return list(dict.fromkeys(rows))
 
 
+POWER_OPTIONS: dict[str, tuple[Callable[[str], object], str]] = {
+    "effect": (_number, "true effect to be found: Cohen's d, d_z of pairs (default: 0.5)"),
+    "units": (_count, "units tested (default: 115200, smollm2-135m at all sites)"),
+    "control": (
+        str,
+        "none, bonferroni, holm, fdr_bh, fdr_by, fdr_tsbky or max_t (default: the "
+        "experiment's, else fdr_bh)",
+    ),
+    "alpha": (_number, "error rate over all units (default: the experiment's, else 0.05)"),
+    "power": (_number, "share of the responding units to be found (default: 0.8)"),
+    "responding": (_number, "share of the units that respond, for fdr (default: 0.05)"),
+    "groups": (_count, "groups per condition (templates, authors) that the prompts come in"),
+    "icc": (_number, "correlation of prompts of one group (default: 0.3)"),
+    "threshold-t": (_number, "the |t| that a max_t permutation test of a run asked for"),
+}
 _CONTRAST_HELP = "such as 'math - nonmath'; may be given several times"
 
 
-def _add_target(parser: argparse.ArgumentParser) -> None:
+def _add_target(parser: argparse.ArgumentParser, *, nargs: str = "+") -> None:
     parser.add_argument(
         "target",
-        nargs="+",
+        nargs=nargs,
         metavar="EXPERIMENT",
         help="an experiment's name or folder, or prompt files (.csv, .tsv, .jsonl, or one .txt "
         "per condition)",

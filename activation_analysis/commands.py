@@ -113,6 +113,17 @@ def plan_command(args: argparse.Namespace) -> int:
     return 0
 
 
+def power_command(args: argparse.Namespace) -> int:
+    """How many prompts it takes."""
+    experiment = _experiment(args) if args.target else None
+    from activation_analysis.power_arguments import plans_asked
+    from activation_analysis.terminal_power import show_power
+
+    for plan in plans_asked(args, experiment):
+        show_power(plan)
+    return 0
+
+
 def tokens_command(args: argparse.Namespace) -> int:
     """What the model is sent."""
     experiment = _experiment(args)

@@ -14,7 +14,9 @@ from rich.text import Text
 
 from activation_analysis import cautions
 from activation_analysis.balance import balance
+from activation_analysis.options import UnivariateOptions
 from activation_analysis.results import number, percent
+from activation_analysis.templates import find_templates
 
 if TYPE_CHECKING:
     from activation_analysis.activations import Activations
@@ -163,12 +165,19 @@ def show_check(experiment: Experiment, n_tokens: np.ndarray | None, problem: str
     if unread:
         _say(out, f"! {unread}", style="yellow")
     covariates = {} if n_tokens is None else {"tokens": n_tokens}
+    from activation_analysis.analyses.templating import templating  # scipy, for `check` alone
+
+    found = find_templates(prompts)
     for contrast in experiment.contrasts:
         if contrast.is_omnibus:
             continue
         alike = balance(prompts, contrast.first, contrast.second, covariates)
         out.print()
         out.print(_balance_table(contrast.expression, alike))
+        test = (experiment.univariate or UnivariateOptions()).test
+        templated = templating(prompts, contrast, test=test, found=found)
+        if templated:
+            _say(out, f"! {templated}", style="yellow")
     flagged = "SMD: standardised mean difference; beyond 0.1 it is marked and worth mending"
     _say(out, f"\n{flagged}", style="dim")
     out.print("no mistake found in the files")

@@ -143,6 +143,24 @@ def test_every_bad_row_is_listed_with_file_and_line(workspace, no_model, capsys)
         (["tokens", "good.csv", "--limit", "0"], "'0' is no count"),
         (["tokens", "good.csv", "--chat", "--model", "MODEL"], r"record without it \(chat = false"),
         (["ui", "--port", "99999999"], "'99999999' is no port"),
+        (["power", "--effect", "big"], "'big' is no number; write it as 0.5"),
+        (["power", "--effect", "0"], "the effect is 0.0; no number of prompts finds that"),
+        (["power", "--effect", "nan"], "the effect is nan"),
+        (["power", "--units", "0"], "'0' is no count"),
+        (["power", "--power", "80"], r"power is 80.0; it lies between alpha \(0.05\) and 1"),
+        (["power", "--alpha", "5"], "alpha is 5.0; it is an error rate between 0 and 1"),
+        (["power", "--control", "fdr"], "no control 'fdr'; known: none, bonferroni"),
+        (["power", "--responding", "5"], "share of responding units is 5.0"),
+        (["power", "--responding", ".1", "--control", "holm"], "--responding goes with fdr_bh"),
+        (["power", "--icc", "0.3"], "--icc goes with --groups"),
+        (["power", "--groups", "1"], "1 group per condition; at least 2"),
+        (["power", "--groups", "9", "--icc", "3"], "intraclass correlation is 3.0"),
+        (["power", "--threshold-t", "5"], "threshold_t goes with control 'max_t'"),
+        (["power", "--contrast", "a - b"], "--contrast goes with an experiment"),
+        (["power", "good.csv", "--groups", "5"], "in a column 'group'"),
+        (["power", "good.csv", "--paired"], "no item column"),
+        (["power", "good.csv", "--contrast", "a | b"], "a difference without two sides"),
+        (["power", "mnie"], r"no experiment 'mnie'; known: mine"),
     ],
     ids=lambda value: " ".join(value)[:50] if isinstance(value, list) else "",
 )
@@ -215,7 +233,9 @@ def test_a_dead_tracking_server_is_no_traceback(workspace, monkeypatch, capsys):
 # Help is quick.
 
 
-@pytest.mark.parametrize("name", ["", "run", "analyze", "check", "plan", "tokens", "list", "ui"])
+@pytest.mark.parametrize(
+    "name", ["", "run", "analyze", "check", "plan", "power", "tokens", "list", "ui"]
+)
 def test_help_loads_nothing_heavy(name, tmp_path):
     code = (
         "import sys, json\nfrom activation_analysis.cli import main\n"
@@ -303,6 +323,62 @@ def test_list_shows_experiments_and_what_is_wrong_with_others(workspace, capsys)
     out = capsys.readouterr().out
     assert re.search(r"mine +4 +a - b", out)
     assert "! experiments/broken/experiment.toml:1: no table or option 'typo'" in out
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (["--effect", "0.5", "--units", "115200", "--control", "fdr_bh"], "at least 126 prompts"),
+        (["--paired", "--groups", "10", "--effect", "0.55"], "in 10 groups finds"),
+        (["--effect", "0.05", "--control", "bonferroni"], "27,808 prompts per condition"),
+        (["--control", "max_t", "--threshold-t", "5.1"], "threshold |t| = 5.1"),
+        (["good.csv", "--units", "1000000", "--control", "fdr_by"], "2 (now)"),
+        (["mine", "--contrast", "b - a", "--effect", "1.5"], "b - a\n"),
+    ],
+    ids=lambda value: " ".join(value)[:30] if isinstance(value, list) else "",
+)
+def test_power_says_how_many_prompts_on_any_terminal(
+    workspace, no_model, capsys, monkeypatch, asked, said, width
+):
+    good()
+    experiment_folder('[contrasts]\nx = "a - b"\n')
+    monkeypatch.setattr("activation_analysis.terminal.NARROWEST", width)
+    assert cli.main(["power", *asked]) == 0
+    out = capsys.readouterr().out
+    assert said in out
+    assert re.search(r"^needed for 80 %( +([\d,]+|none))+ *$", out, re.MULTILINE), out
+    table = out[out.index("=0.2") : out.index("* at least")]
+    assert "…" not in table
+    assert max(map(len, table.splitlines())) <= width
+
+
+def test_power_loads_nothing_heavy(tmp_path):
+    code = (
+        "import sys\nfrom activation_analysis.cli import main\nmain(['power'])\n"
+        "heavy = ('torch', 'transformers', 'mlflow', 'matplotlib', 'statsmodels')\n"
+        "assert not [m for m in heavy if m in sys.modules]"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True)
+
+
+def test_check_tells_of_templates_that_nobody_declared(workspace, capsys):
+    rows = [
+        f"{'ab'[k % 2]},{start} {filler} {end}"
+        for k, (start, end) in enumerate(
+            [
+                ("we all saw", "near the river"),
+                ("my aunt sold", "for ten pounds"),
+                ("nobody wants", "in this weather"),
+                ("why does", "always come back late"),
+            ]
+        )
+        for filler in ("bread", "a dog", "Anna", "the moon", "snow")
+    ]
+    name = write("templated.csv", *rows)
+    assert cli.main(["check", name, "--model", "/no/model"]) == 0
+    out = capsys.readouterr().out
+    assert "! 20 of 20 prompts look like 4 templates of 5 fillings" in out
 
 
 def tokens_shown(out):

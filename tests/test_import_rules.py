@@ -60,6 +60,8 @@ UNBOUND = {
     "commands",
     "terminal",
     "terminal_tokens",
+    "terminal_power",
+    "power_arguments",
 }  # they may import all of ours
 KNOW_NOTHING_OF_OURS = {"statistics"}
 
