@@ -141,7 +141,7 @@ def templated(
     ----------
     found : what `find_templates` says of the prompts
     naive_rate : the share of null units that a test of this contrast calls significant when it
-        takes the prompts for independent, as `templating.naive_rate` predicts
+        takes the prompts for independent, as `analyses.templating.naive_rate` predicts
         from ``found.groups`` and ``icc``
     icc : the correlation of fillings of one template that this rests on
     """
@@ -163,8 +163,8 @@ def templated(
     if naive_rate > alpha * NOTEWORTHY:
         return (
             f"{look}: a test that takes them for independent would call about {naive_rate:.0%} "
-            f"of the units significant at {alpha:g} where none responds, if fillings of one "
-            f"template correlate by {icc:g}; declare them in a column 'group'"
+            f"of the units significant at {alpha:g} where none responds, where fillings of "
+            f"one template correlate by {icc:.2g}; declare them in a column 'group'"
         )
     if naive_rate < alpha / NOTEWORTHY:
         return (

@@ -27,11 +27,13 @@ from activation_analysis.analyses.streamed import (
     StreamedRecording,
     refuse_whole_data,
 )
+from activation_analysis.analyses.templating import templating
 from activation_analysis.balance import balance
 from activation_analysis.contrasts import Contrast
 from activation_analysis.errors import ExperimentError, ModelError, StoreError
 from activation_analysis.experiment import Experiment
 from activation_analysis.progress import stage
+from activation_analysis.prompts import PromptSet
 from activation_analysis.provenance import code_version
 from activation_analysis.results import ContrastResult, PermutationSummary, StatMap
 from activation_analysis.study_designs import (
@@ -285,12 +287,22 @@ def contrast_result(
                     n_groups=design.n if design.means else (),
                     shuffled=permutation is not None and design.blocks is not None,
                 ),
+                undeclared_templates(activations, experiment.prompts, contrast, options.test),
                 cautions.exclusion(maps),
                 cautions.massive_units(profiles),
             )
             if said
         ),
     )
+
+
+def undeclared_templates(
+    activations: Activations | StreamedRecording, prompts: PromptSet, contrast: Contrast, test: str
+) -> str:
+    """What a user should know of prompts that look like fillings of a few templates."""
+    if contrast.is_omnibus:
+        return ""
+    return templating(prompts, contrast, test=test, recording=activations)
 
 
 def prepare(experiment: Experiment) -> Ready:
