@@ -246,12 +246,12 @@ def test_cut_prompts_are_counted_in_a_warning(experiment):
 
 
 def test_nothing_to_warn_of_is_no_warning(tmp_path):
-    table = "condition,prompt\n" + "".join(
-        f"{c},{c} {word} {i}\n" for c in "ab" for i, word in enumerate(["sea", "sky"] * 10)
-    )
+    letters = np.random.default_rng(0).choice(list("abcdefghijklmnopqrstuvwxyz"), (40, 8, 5))
+    texts = [" ".join("".join(word) for word in words) for words in letters]
+    table = "condition,prompt\n" + "".join(f"{'ab'[i % 2]},{t}\n" for i, t in enumerate(texts))
     (tmp_path / "p.csv").write_text(table)
     experiment = Experiment.from_prompts(tmp_path / "p.csv", "a - b")
-    recording = replace(synthetic_recording(experiment), n_tokens=np.tile(np.arange(20), 2))
+    recording = replace(synthetic_recording(experiment), n_tokens=np.repeat(np.arange(20), 2))
     (result,) = analyze(experiment, recording)
     assert result.warnings == ()
 
