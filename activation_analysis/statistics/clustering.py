@@ -164,8 +164,9 @@ def naive_false_positive_rate(
     both conditions, V is small and the rate lies below alpha: the test misses effects.
 
     Assumes normal units, one ICC in both conditions, and no interaction of group and
-    condition. At 10 + 10 groups of 10 within .002 of simulation, with two groups a condition
-    within .02; the same for Welch's test of equal sizes.
+    condition. At alpha .05 within .002 of simulation (160,000 or more units) for equal groups,
+    nested or crossed, from five a condition on; .004 with two; .005 for unequal nested groups;
+    .012 for very unequal crossed ones. Welch's test is within .004 of Student's in all of them.
 
     Parameters
     ----------
