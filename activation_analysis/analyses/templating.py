@@ -7,7 +7,7 @@ import numpy as np
 from activation_analysis import cautions
 from activation_analysis.contrasts import Contrast
 from activation_analysis.prompts import PromptSet
-from activation_analysis.statistics.clustering import (
+from activation_analysis.statistics.naive_tests import (
     naive_false_positive_rate,
     naive_paired_false_positive_rate,
 )
@@ -32,11 +32,11 @@ def naive_rate(
     if test == "paired":
         pairs, _ = prompts.pairs(contrast.first, contrast.second)
         return naive_paired_false_positive_rate(found.groups[pairs], icc, alpha)
-    first, second = prompts.rows_of(contrast.first), prompts.rows_of(contrast.second)
-    in_first = np.repeat([True, False], [len(first), len(second)])
-    return naive_false_positive_rate(
-        in_first, found.groups[np.concatenate([first, second])], icc, alpha
-    )
+    omnibus = contrast.is_omnibus
+    sides = contrast.conditions if omnibus else (contrast.first, contrast.second)
+    rows = [prompts.rows_of(side) for side in sides]
+    side = np.repeat(np.arange(len(rows)), [len(r) for r in rows])
+    return naive_false_positive_rate(side, found.groups[np.concatenate(rows)], icc, alpha)
 
 
 def templating(
