@@ -40,7 +40,8 @@ def naive_false_positive_rate(
     Assumes normal units, one ICC in all conditions, and no interaction of group and condition.
     At alpha .05 within .002 of simulation (160,000 or more units) for equal groups, nested or
     crossed, from five a condition on; .004 with two; .005 for unequal nested groups; .012 for
-    very unequal crossed ones. Welch's test is within .004 of Student's in all of them.
+    very unequal crossed ones; .03 for F where a condition is one single group. Welch's test is
+    within .004 of Student's in all of them.
 
     Parameters
     ----------

@@ -63,15 +63,19 @@ def test_prompts_wholly_alike_are_always_or_never_significant():
     assert naive_false_positive_rate(*layout([5], [5], crossed=True), 1.0) == 0.0
 
 
-@pytest.mark.parametrize("icc", [0.0, 0.2, 0.6])
-def test_the_predicted_omnibus_rate_is_the_one_simulated(icc):
-    sizes = ([10] * 6, [8] * 5, [20] * 4)
+@pytest.mark.parametrize(
+    ("sizes", "error"),
+    [(([10] * 6, [8] * 5, [20] * 4), 0.012), (([20] * 2, [2] * 20, [2] * 20), 0.015)],
+    ids=["alike", "one condition of large groups"],
+)
+@pytest.mark.parametrize("icc", [0.0, 0.2, 0.5])
+def test_the_predicted_omnibus_rate_is_the_one_simulated(sizes, error, icc):
     condition = np.repeat(["a", "b", "c"], [sum(s) for s in sizes])
-    group = np.repeat(np.arange(15), np.concatenate(sizes))
+    group = np.repeat(np.arange(sum(map(len, sizes))), np.concatenate(sizes))
     x = null_units(group, icc, 20_000, seed=8)
     p = stats.f_oneway(*(x[condition == c] for c in "abc")).pvalue
     predicted = naive_false_positive_rate(condition, group, icc)
-    assert predicted == pytest.approx(np.mean(p < 0.05), abs=0.012)
+    assert predicted == pytest.approx(np.mean(p < 0.05), abs=error)
 
 
 def test_designs_that_no_test_compares_are_refused():
