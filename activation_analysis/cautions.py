@@ -145,16 +145,17 @@ def templated(
         from ``found.groups`` and ``icc``
     icc : the correlation of fillings of one template that this rests on
     """
-    rows = [prompts.rows_of(side) for side in (contrast.first, contrast.second)]
+    sides = contrast.conditions if contrast.is_omnibus else (contrast.first, contrast.second)
+    rows = [prompts.rows_of(side) for side in sides]
     used = [Counter(found.label[r].tolist()) for r in rows]
     concerned = sum(n for side in used for k, n in side.items() if k >= 0)
     kinds = {k for side in used for k in side if k >= 0}
     if not kinds:
         return ""
-    if all(len(side) == 1 and -1 not in side for side in used) and len(kinds) == 2:
+    if all(len(side) == 1 and -1 not in side for side in used) and len(kinds) == len(used):
         return (
             f"each side is one template ({_named(found, kinds)}): what differs may be "
-            f"these two wordings, not the conditions; write several templates a condition"
+            f"these wordings, not the conditions; write several templates a condition"
         )
     look = (
         f"{concerned} of {sum(map(len, rows))} prompts look like {_many(len(kinds), 'template')} "
@@ -168,7 +169,7 @@ def templated(
         )
     if naive_rate < alpha / NOTEWORTHY:
         return (
-            f"{look}; they are on both sides, so a test that takes them for independent misses "
+            f"{look}; they hold both conditions, so a test that takes them for independent misses "
             f"effects: declare them in a column 'item' and use test 'paired', or in 'group'"
         )
     return f"{look}; a test that takes them for independent is off by little"

@@ -288,7 +288,7 @@ def _add_power(commands: argparse._SubParsersAction) -> None:
     # Not the options of an experiment: plans know controls that a run does not offer.
     for name, (kind, meaning) in POWER_OPTIONS.items():
         power.add_argument(
-            f"--{name}",
+            *dict.fromkeys([f"--{name}", f"--{name.replace('-', '_')}"]),
             dest=f"planned_{name.replace('-', '_')}",
             type=kind,
             metavar=name.rsplit("-", 1)[-1].upper(),

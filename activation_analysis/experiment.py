@@ -19,6 +19,7 @@ from activation_analysis.errors import ContrastError, ExperimentError, PromptErr
 from activation_analysis.experiment_file import SettingsFile, read_settings
 from activation_analysis.names import did_you_mean, made_safe, safe_name
 from activation_analysis.options import (
+    PAIRED_TESTS,
     ModelOptions,
     RecordingOptions,
     Settings,
@@ -256,7 +257,7 @@ def _fitting(experiment: Experiment, file: SettingsFile | None = None) -> Experi
             problems.append(f"{where('contrasts', contrast.name)}: {error}")
     if problems:
         raise ContrastError("\n".join(problems))
-    if experiment.univariate and experiment.univariate.test == "paired":
+    if experiment.univariate and experiment.univariate.test in PAIRED_TESTS:
         for contrast in experiment.contrasts:
             _check_pairs(contrast, experiment.prompts, where("univariate", "test"))
     return _marks_read(experiment)

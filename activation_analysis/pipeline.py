@@ -300,8 +300,6 @@ def undeclared_templates(
     activations: Activations | StreamedRecording, prompts: PromptSet, contrast: Contrast, test: str
 ) -> str:
     """What a user should know of prompts that look like fillings of a few templates."""
-    if contrast.is_omnibus:
-        return ""
     return templating(prompts, contrast, test=test, recording=activations)
 
 

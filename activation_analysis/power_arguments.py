@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from activation_analysis.activations import SITES
 from activation_analysis.analyses.power_plan import ASSUMED_ICC, PowerPlan, plan_for, power_plan
 from activation_analysis.errors import InputError
-from activation_analysis.options import ModelOptions, UnivariateOptions
+from activation_analysis.options import PAIRED_TESTS, ModelOptions, UnivariateOptions
 from activation_analysis.statistics.planning import FALSE_DISCOVERY, Family
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def plans_asked(args: argparse.Namespace, experiment: Experiment | None) -> Sequ
                 responding=_given(args.planned_responding, 0.05),
                 threshold_t=args.planned_threshold_t,
             ),
-            "paired": args.paired or options.test == "paired",
+            "paired": args.paired or options.test in PAIRED_TESTS,
             "icc": _given(args.planned_icc, ASSUMED_ICC),
         }
         if experiment is None:

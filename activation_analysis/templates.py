@@ -30,6 +30,7 @@ SHARED = 0.6  # of the words of two prompts (Dice), from where on they are alike
 FEWEST_SHARED = 3  # words; fewer are common to unrelated short sentences
 FEATURES = 64  # of one prompt; the same ones of every long prompt
 LEADERS = 50  # a stretch that more clusters hold says nothing
+FEWEST_STRETCHES = 10  # one in so many is shared, or two prompts are not compared further
 CANDIDATES = 8  # clusters that a prompt is compared with
 ALONE = -1
 
@@ -118,7 +119,9 @@ class _Clusters:
         for stretch in stretches:
             shared.update(self.holding.get(stretch, ()))
         likeness = [
-            (self._likeness(words, self.leaders[k]), -k) for k, _ in shared.most_common(CANDIDATES)
+            (self._likeness(words, self.leaders[k]), -k)
+            for k, n in shared.most_common(CANDIDATES)
+            if n * FEWEST_STRETCHES >= len(stretches)
         ]
         best, minus_k = max(likeness, default=(0.0, 0))
         cluster = -minus_k

@@ -62,7 +62,7 @@ def _table(plan: PowerPlan) -> Table:
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
     table.add_column("pairs" if plan.paired else "prompts per condition", no_wrap=True)
     if plan.n_groups:
-        table.add_column("worth", justify="right", no_wrap=True)
+        table.add_column("count as", justify="right", no_wrap=True)
     symbol = "d_z" if plan.paired else "d"
     for effect in plan.effects:
         table.add_column(f"{symbol}={effect:g}", justify="right", no_wrap=True)
@@ -100,9 +100,9 @@ def _cells(plan: PowerPlan, powers: Sequence[float] | np.ndarray) -> list[Text]:
 
 
 def _percent(power: float) -> str:
-    if power < 0.005:
+    if power < 0.01:
         return "<1 %"
-    return f"{100 * power:.0f} %" if power <= 0.995 else ">99 %"
+    return f"{int(100 * power)} %" if power <= 0.99 else ">99 %"  # 79.6 % is not yet 80 %
 
 
 def _numbers(needed: Sequence[int | None]) -> list[str]:

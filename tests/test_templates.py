@@ -200,7 +200,7 @@ def test_the_sentence_says_what_a_naive_test_would_claim():
 def test_undeclared_pairs_are_told_that_effects_are_missed():
     texts, item = minimal_pairs()
     said = templating(prompt_set(texts), A_MINUS_B)
-    assert "they are on both sides" in said
+    assert "they hold both conditions" in said
     assert "declare them in a column 'item' and use test 'paired'" in said
     assert templating(prompt_set(texts, item=item), A_MINUS_B) == ""
 
@@ -220,3 +220,10 @@ def test_conditions_of_other_contrasts_do_not_count():
     texts = [*FILLED[:10], "Snow fell.", "He sang.", "Far below us lay a valley.", "Bring salt."]
     prompts = prompt_set(texts, ["c"] * 10 + ["a", "a", "b", "b"])
     assert templating(prompts, A_MINUS_B) == ""
+
+
+def test_an_omnibus_contrast_is_told_of_templates_too():
+    prompts = prompt_set(FILLED, ["abc"[i // 10 % 3] for i in range(100)])
+    said = templating(prompts, parse("a | b | c"))
+    # F of 60,000 simulated null units at ICC .3: .471.
+    assert "would call about 47% of the units" in said

@@ -10,8 +10,8 @@ from activation_analysis.analyses.samples import Recording
 from activation_analysis.contrasts import Contrast
 from activation_analysis.options import PAIRED_TESTS
 from activation_analysis.prompts import PromptSet
-from activation_analysis.statistics.clustering import (
-    intraclass_correlation,
+from activation_analysis.statistics.clustering import intraclass_correlation
+from activation_analysis.statistics.naive_tests import (
     naive_false_positive_rate,
     naive_paired_false_positive_rate,
 )
@@ -37,11 +37,11 @@ def naive_rate(
     if test in PAIRED_TESTS:
         pairs, _ = prompts.pairs(contrast.first, contrast.second)
         return naive_paired_false_positive_rate(found.groups[pairs], icc, alpha)
-    first, second = prompts.rows_of(contrast.first), prompts.rows_of(contrast.second)
-    in_first = np.repeat([True, False], [len(first), len(second)])
-    return naive_false_positive_rate(
-        in_first, found.groups[np.concatenate([first, second])], icc, alpha
-    )
+    omnibus = contrast.is_omnibus
+    sides = contrast.conditions if omnibus else (contrast.first, contrast.second)
+    rows = [prompts.rows_of(side) for side in sides]
+    side = np.repeat(np.arange(len(rows)), [len(r) for r in rows])
+    return naive_false_positive_rate(side, found.groups[np.concatenate(rows)], icc, alpha)
 
 
 def measured_icc(
@@ -52,9 +52,10 @@ def measured_icc(
     Of the first 64 units of every layer and site, effects of the conditions taken out; 0 at
     least, and what is assumed otherwise where templates do not allow it to be measured.
     """
-    first, second = prompts.rows_of(contrast.first), prompts.rows_of(contrast.second)
-    rows = np.concatenate([first, second])
-    conditions = np.repeat([0, 1], [len(first), len(second)])
+    sides = contrast.conditions if contrast.is_omnibus else (contrast.first, contrast.second)
+    parts = [prompts.rows_of(side) for side in sides]
+    rows = np.concatenate(parts)
+    conditions = np.repeat(np.arange(len(parts)), [len(r) for r in parts])
     values = []
     for site in recording.sites:
         for layer in recording.units(site).layers:

@@ -1,7 +1,6 @@
-"""Prompts that share a template, an author or a source: how alike are they, and what does it cost?
+"""Prompts that share a template, an author or a source: how alike are they, what are they worth?
 
-A test that takes grouped prompts for independent is wrong by a known amount: how often it would
-call a unit significant that does not respond follows from the groups and one correlation.
+What a test claims that takes them for independent: `naive_tests`.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import stdtr, stdtrit
 
 UNITS_AT_ONCE = 4096
 ROUNDING = 1e-12  # of a unit's largest value: a spread that is none
@@ -108,8 +106,8 @@ class _Layout:
 
 def _layout(n: int, groups, conditions) -> _Layout:
     group, condition = (
-        _Means(_codes(groups, n, "groups")),
-        _Means(_codes(conditions, n, "conditions")),
+        _Means(label_codes(groups, n, "groups")),
+        _Means(label_codes(conditions, n, "conditions")),
     )
     cells = np.unique(np.stack([group.code, condition.code]), axis=1)
     nested = cells.shape[1] == group.n_groups
@@ -141,115 +139,12 @@ class _Means:
         return (sums / self.size[:, None])[self.code]
 
 
-def naive_false_positive_rate(
-    in_first: np.ndarray,
-    groups: Sequence | np.ndarray,
-    icc: float,
-    alpha: float = 0.05,
-) -> float:
-    """How often a two-group t-test that ignores the groups calls a null unit significant.
-
-    The difference of means varies by
-
-        V = (1 - ICC) (1/n_a + 1/n_b) + ICC sum_g (m_ga / n_a - m_gb / n_b)^2
-
-    in units of the variance, where the test believes s^2 (1/n_a + 1/n_b). The pooled s^2 has a
-    mean and a variance that follow from the group sizes; matched by a scaled chi-square with
-    nu degrees of freedom (Satterthwaite),
-
-        rate = 2 P(t_nu > t_crit sqrt(E[s^2] (1/n_a + 1/n_b) / V))
-
-    For groups of m nested in one condition each this is Student's t inflated by
-    sqrt(design effect), with the few groups' loss of degrees of freedom. Where groups hold
-    both conditions, V is small and the rate lies below alpha: the test misses effects.
-
-    Assumes normal units, one ICC in both conditions, and no interaction of group and
-    condition. At 10 + 10 groups of 10 within .002 of simulation, with two groups a condition
-    within .02; the same for Welch's test of equal sizes.
-
-    Parameters
-    ----------
-    in_first : (n,) bool
-        Whether a prompt is in the first condition.
-    groups : (n,) labels
-    icc : float
-        Intraclass correlation, 0 to 1.
-    alpha : float
-        Level of the naive test.
-
-    Returns
-    -------
-    Rate between 0 and 1.
-
-    Raises
-    ------
-    ValueError
-        If labels do not match, a condition has fewer than two prompts, or the ICC is not from
-        0 to 1.
-    """
-    sizes = sizes_by_side(in_first, groups)
-    weights = sizes[0] / max(sizes[0].sum(), 1) - sizes[1] / max(sizes[1].sum(), 1)
-    return _naive_rate(sizes, weights, icc, alpha)
-
-
-def naive_paired_false_positive_rate(
-    groups: Sequence | np.ndarray, icc: float, alpha: float = 0.05
-) -> float:
-    """The same for a paired (or one-sample) t-test that ignores the groups of its pairs.
-
-    ``groups`` has a label for every pair, and ``icc`` is that of the differences.
-    """
-    size = np.bincount(_codes(groups, len(groups), "groups"))
-    return _naive_rate([size], size / size.sum(), icc, alpha)
-
-
-def _naive_rate(
-    sizes: Sequence[np.ndarray], weights: np.ndarray, icc: float, alpha: float
-) -> float:
-    """``weights``: how much of each group's own mean the tested difference holds."""
-    checked_icc(icc)
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha is {alpha}; it is an error rate between 0 and 1, as 0.05")
-    n = [int(size.sum()) for size in sizes]
-    if min(n) < 2:
-        raise ValueError(f"{' and '.join(map(str, n))} prompts cannot be tested; at least 2 each")
-    believed = sum(1 / total for total in n)
-    variance = (1 - icc) * believed + icc * np.sum(weights**2)
-    mean, spread = _pooled_variance(sizes, icc)
-    critical = -stdtrit(sum(n) - len(n), alpha / 2)
-    if mean <= 0:  # every prompt of a condition is the same
-        return float(variance > 0)
-    if variance <= 0:
-        return 0.0
-    df = 2 * mean**2 / spread
-    return float(2 * stdtr(df, -critical * np.sqrt(mean * believed / variance)))
-
-
-def _pooled_variance(sizes: Sequence[np.ndarray], icc: float) -> tuple[float, float]:
-    """Mean and variance of the pooled s^2, a quadratic form in normal prompts.
-
-    With C the centring within conditions and S = (1 - ICC) I + ICC ZZ' the covariance, they are
-    tr(CS) and 2 tr(CSCS) over df and df^2; A = Z'CZ holds all that they need of the groups.
-    """
-    n = [size.sum() for size in sizes]
-    df = sum(n) - len(n)
-    scaled = [size / np.sqrt(total) for size, total in zip(sizes, n, strict=True)]
-    both = np.sum(sizes, axis=0)
-    trace = both.sum() - sum(v @ v for v in scaled)
-    square = both @ both - 2 * sum(v @ (both * v) for v in scaled)
-    square += sum((v @ w) ** 2 for v in scaled for w in scaled)
-    own = 1 - icc
-    mean = own * df + icc * trace
-    spread = own**2 * df + 2 * own * icc * trace + icc**2 * square
-    return float(mean / df), float(2 * spread / df**2)
-
-
 def sizes_by_side(
     in_first: np.ndarray, groups: Sequence | np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Prompts of every group in the first and in the second condition, each (n_groups,)."""
     in_first = np.asarray(in_first, dtype=bool)
-    group = _codes(groups, len(in_first), "groups")
+    group = label_codes(groups, len(in_first), "groups")
     n_groups = int(group.max()) + 1
     return (
         np.bincount(group[in_first], minlength=n_groups),
@@ -264,7 +159,7 @@ def checked_icc(icc: float) -> float:
     return icc
 
 
-def _codes(labels: Sequence | np.ndarray, n: int, what: str) -> np.ndarray:
+def label_codes(labels: Sequence | np.ndarray, n: int, what: str) -> np.ndarray:
     labels = np.asarray(labels)
     if labels.shape != (n,):
         raise ValueError(f"{what} has shape {labels.shape}; expected one label per prompt, ({n},)")

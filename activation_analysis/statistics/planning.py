@@ -144,7 +144,8 @@ def per_unit_alpha(alpha: float, family: Family, effect: float, design: Precisio
     The false discovery rates assume that a share ``family.responding`` of the units responds,
     all of them by ``effect``, and that there are many; with few responding units the level
     varies from study to study. ``max_t`` without a threshold of its own is that of unrelated
-    units; related ones (a residual stream) are tested less strictly, and a run says how much.
+    units; related ones (a residual stream) are tested less strictly, and a run says how much: its
+    threshold holds for its own number of prompts, and a little higher for fewer.
 
     Returns
     -------
