@@ -40,7 +40,7 @@ def two_sided_p(t: np.ndarray, df: np.ndarray) -> np.ndarray:
     for start in range(0, len(t), BLOCK):
         part = slice(start, start + BLOCK)
         p[part] = _expansion(t[part], df[part])
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         expanded = (df >= FEWEST_DF) & (t * t < (np.e**LARGEST_L - 1) * df)
     rest = np.flatnonzero(~expanded)
     p[rest] = 2 * stdtr(df[rest], -np.abs(t[rest]))
