@@ -71,7 +71,7 @@ def _expansion(t: np.ndarray, df: np.ndarray) -> np.ndarray:
             at_zero += weight
             at_zero *= per_step
         at_zero += 1
-        return total / at_zero
+        return np.minimum(total / at_zero, 1.0)
 
 
 def _coefficients(n: int) -> list[float]:
