@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 BLOCK_VALUES = 2**18  # float64 values held at once, 2 MiB: one block stays in cache
-ROWS = 32  # of a block that moments sum before they add it to the other sums
+ROWS = 16  # of a block that moments sum before they add it to the other sums
 CANCELLATION = 64  # sum of squares about the first value over that about the mean
 
 
