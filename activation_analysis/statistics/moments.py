@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 BLOCK_VALUES = 2**18  # float64 values held at once, 2 MiB: one block stays in cache
+ROWS = 16  # of a block that moments sum before they add it to the other sums
 CANCELLATION = 64  # sum of squares about the first value over that about the mean
 
 
@@ -79,16 +80,11 @@ def moments(x: np.ndarray) -> Moments:
     n, n_units = x.shape
     origin, offset, sum_squares = np.empty((3, n_units))
     nonfinite = np.zeros(n_units)
-    buffer = np.empty(n * min(block_width(n), n_units))
+    buffer = np.empty(min(n, ROWS) * min(block_width(ROWS), n_units))
     with np.errstate(invalid="ignore", over="ignore"):
-        for columns in column_blocks(n, n_units):
-            width = columns.stop - columns.start
-            block = buffer[: n * width].reshape(n, width)
-            block[:] = x[:, columns]
-            origin[columns] = block[0]
-            block -= origin[columns]
-            total = column_sums(block)
-            about_origin = column_sums(np.square(block, out=block))
+        for columns in column_blocks(ROWS, n_units):
+            origin[columns] = x[0, columns]
+            total, about_origin = _sums_about(origin[columns], x[:, columns], buffer)
             mean = total / n
             about_mean = about_origin - total * mean
             # NaN and inf are no concern of this one: neither is above the other.
@@ -103,6 +99,21 @@ def moments(x: np.ndarray) -> Moments:
                 nonfinite[spoiled] = _worst(x[:, spoiled])
             offset[columns], sum_squares[columns] = mean, about_mean
     return Moments(n, origin, offset, sum_squares, nonfinite)
+
+
+def _sums_about(
+    origin: np.ndarray, x: np.ndarray, buffer: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sums of x - origin and of its square; a few rows at a time, wide enough to read in order."""
+    total, squares = np.zeros((2, len(origin)))
+    for start in range(0, len(x), ROWS):
+        rows = x[start : start + ROWS]
+        block = buffer[: rows.size].reshape(rows.shape)
+        block[:] = rows
+        block -= origin
+        total += column_sums(block)
+        squares += column_sums(np.square(block, out=block))
+    return total, squares
 
 
 def _worst(x: np.ndarray) -> np.ndarray:

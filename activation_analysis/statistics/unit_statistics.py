@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import stdtr
+
+from activation_analysis.statistics.t_distribution import two_sided_p
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,5 @@ def t_statistics(
     # Without any variance there is no error to compare with: undefined, never t = inf, p = 0.
     with np.errstate(invalid="ignore", divide="ignore"):
         statistic = np.where(squared_error > 0, difference / np.sqrt(squared_error), np.nan)
-    # The lower tail of -abs(t) keeps the tiny p-values that 1 - cdf(t) rounds to zero.
-    p_value = 2 * stdtr(df, -np.abs(statistic))
+    p_value = two_sided_p(statistic, df)
     return UnitStatistics(statistic, p_value, np.where(np.isnan(statistic), np.nan, df))

@@ -81,6 +81,12 @@ def test_f_reproduces_nists_certified_values(oracle, dataset):
         assert (found.df[0], found.df2[0]) == (data["df_between"], data["df_within"])
 
 
+def test_students_t_squared_is_nists_f(oracle):
+    # AtmWtAg has two groups and seven constant leading digits.
+    data, groups = certified(oracle, "AtmWtAg")
+    assert student_t(*groups).statistic[0] ** 2 == pytest.approx(data["F"], rel=1e-10)
+
+
 @pytest.mark.parametrize("dataset", NIST_ANOVA)
 def test_regression_on_conditions_reproduces_nists_f(oracle, dataset):
     data, groups = certified(oracle, dataset)
