@@ -246,7 +246,14 @@ def contrast_result(
     selection = univariate.half_effects(activations, halves_of(experiment, contrast), design)
     family_size = next(iter(maps.values())).family_size or 1
     compared, sizes = power_sides(contrast, design)
-    power = univariate.power_of_design(*sizes, alpha=options.alpha, family_size=family_size)
+    power = univariate.power_of_design(
+        *sizes,
+        alpha=options.alpha,
+        family_size=family_size,
+        control=options.control,
+        threshold_t=permutation.critical if permutation and permutation.is_abs_t else None,
+        paired=design.is_paired,
+    )
     second = contrast.second or contrast.first[1:]
     alike = balance(
         experiment.prompts,

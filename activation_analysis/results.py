@@ -229,6 +229,7 @@ class PermutationSummary:
     null_max: np.ndarray  # (n_permutations,) largest of each relabelling, over the whole family
     critical: float  # what a unit must reach in a single step
     is_statistic: bool  # both are abs(statistic); else -log10 of its parametric p
+    is_abs_t: bool  # the statistic is a t
     tail_shape: float  # of the generalised Pareto tail; NaN where none was fitted
     tail_fit_p: float  # its goodness of fit
     tail_passed: bool
@@ -267,10 +268,21 @@ class Power:
     """What the design at hand can detect under the stated control."""
 
     n: tuple[int, int]
-    alpha: float  # per unit, at the strictest threshold of the control (alpha / family)
+    alpha: float  # per unit, where the control tests an effect of the minimum detectable size
     minimum_detectable_d: float  # abs(d) found in 80 % of studies at that alpha
     power_at_half: float  # power for abs(d) = 0.5 at that alpha
     power_at_half_uncorrected: float  # the same for one unit chosen beforehand
+    control: str = "bonferroni"
+    effect: str = "d"  # or "d_z", of pairs
+
+    @property
+    def sentence(self) -> str:
+        """What the design can find, for a reader."""
+        assumed = ", if 5 % of the units respond" if self.control.startswith("fdr") else ""
+        return (
+            f"{self.effect} = {self.minimum_detectable_d:.2f} is found in 80 % of studies, "
+            f"{self.effect} = 0.5 in {percent(self.power_at_half)} ({self.control}{assumed})"
+        )
 
     def metrics(self) -> dict[str, float]:
         return {

@@ -66,11 +66,7 @@ def show_outcome(outcome: Outcome, runs: Sequence[TrackedRun], *, seconds: float
 
 def _inference(result: ContrastResult) -> list[str]:
     """What the p-values rest on, a line each."""
-    first, power = result.first_map, result.power
-    lines = [
-        f"one family of {first.family_size or 0:,} tests; d = {power.minimum_detectable_d:.2f} is "
-        f"found in 80 % of studies, d = 0.5 in {percent(power.power_at_half)}"
-    ]
+    lines = [f"one family of {result.first_map.family_size or 0:,} tests; {result.power.sentence}"]
     if result.n_true_at_least is not None:
         lines[0] += f"; at least {result.n_true_at_least:,} units respond (ARI)"
     if result.permutation is not None:

@@ -29,6 +29,7 @@ from activation_analysis.statistics.tail import TailFit, tail_p_values
 SiteMaps = Mapping[str, StatMap]
 STEPPED_UNITS = 2048  # most significant units of the family that a step-down takes one by one
 FEWEST_FOR_TAIL = 200  # relabellings
+T_TESTS = ("student", "welch", "paired", "glm_t")
 RECOMPUTED = ("mannwhitney", "wilcoxon")  # maps hold U and W, permutations compare z
 
 
@@ -135,6 +136,7 @@ def by_max_statistic(
                 null_max=largest,
                 critical=float(np.quantile(largest, 1 - how.alpha, method="higher")),
                 is_statistic=alone,
+                is_abs_t=alone and family.design.test in T_TESTS and not family.design.is_omnibus,
                 tail_shape=np.nan if tail is None else tail.shape,
                 tail_fit_p=np.nan if tail is None else tail.fit_p_value,
                 tail_passed=tail is not None and tail.passed,

@@ -32,6 +32,7 @@ from activation_analysis.analyses.split_half import Rows, half_effects, split_ha
 from activation_analysis.analyses.top_units import top_units
 from activation_analysis.results import Power, StatMap
 from activation_analysis.statistics import multiplicity
+from activation_analysis.statistics.designs import pairs, two_groups
 from activation_analysis.statistics.effect_size import hedges_correction
 from activation_analysis.statistics.hypothesis_tests import (
     MEAN_TESTS,
@@ -41,7 +42,13 @@ from activation_analysis.statistics.hypothesis_tests import (
 from activation_analysis.statistics.linear_model import contrast_of_means
 from activation_analysis.statistics.moments import Sample, several_moments
 from activation_analysis.statistics.multiplicity import reject
-from activation_analysis.statistics.power import minimum_detectable_effect, two_sample_power
+from activation_analysis.statistics.planning import (
+    Family,
+    detectable,
+    expected_power,
+    per_unit_alpha,
+)
+from activation_analysis.statistics.power import t_power
 from activation_analysis.statistics.screening import exclusion_reasons
 from activation_analysis.statistics.true_discoveries import SimesFamily, lower_bound, simes_family
 
@@ -194,12 +201,20 @@ def significant_by_control(maps: Mapping[str, StatMap], *, alpha: float = 0.05) 
     return counts
 
 
-def power_of_design(n_a: int, n_b: int, *, alpha: float = 0.05, family_size: int = 1) -> Power:
-    """What two groups of this size can detect, by Student's t, before their data say anything.
+def power_of_design(
+    n_a: int,
+    n_b: int,
+    *,
+    alpha: float = 0.05,
+    family_size: int = 1,
+    control: str = "bonferroni",
+    threshold_t: float | None = None,
+    paired: bool = False,
+) -> Power:
+    """What the design can detect by Student's t under its control of the family.
 
-    ``alpha / family_size`` is the strictest threshold that a unit of the family has to pass:
-    Bonferroni's for every unit, and that of Holm and Benjamini-Hochberg for the first.
-    Pessimistic for ``fdr_bh`` where many units respond, and for paired prompts that go together.
+    Under ``max_t`` by what its permutations asked for, where that is known; under the false
+    discovery rates on the assumption that 5 % of the units respond.
 
     Parameters
     ----------
@@ -208,19 +223,28 @@ def power_of_design(n_a: int, n_b: int, *, alpha: float = 0.05, family_size: int
     alpha : float
         Error rate of the family.
     family_size : int
-        Units tested, all sites and layers.
+        Units tested, all sites, layers and contrasts.
+    control : an entry of ``CONTROLS``
+    threshold_t : float, optional
+        The abs(t) that a single step of max_t asked for.
+    paired : bool
+        Effects are then d_z: in standard deviations of the differences within pairs.
 
     Returns
     -------
     Power
     """
-    strictest = alpha / max(family_size, 1)
+    design = pairs(n_a) if paired else two_groups(n_a, n_b)
+    family = Family(control, max(family_size, 1), threshold_t=threshold_t)
+    detected = detectable(design, alpha, family)
     return Power(
         n=(n_a, n_b),
-        alpha=strictest,
-        minimum_detectable_d=minimum_detectable_effect(n_a, n_b, strictest),
-        power_at_half=float(two_sample_power(EFFECT_ASKED_FOR, n_a, n_b, strictest)),
-        power_at_half_uncorrected=float(two_sample_power(EFFECT_ASKED_FOR, n_a, n_b, alpha)),
+        alpha=per_unit_alpha(alpha, family, detected, design),
+        minimum_detectable_d=detected,
+        power_at_half=expected_power(EFFECT_ASKED_FOR, design, alpha, family),
+        power_at_half_uncorrected=float(t_power(EFFECT_ASKED_FOR, design, alpha)),
+        control=control,
+        effect="d_z" if paired else "d",
     )
 
 

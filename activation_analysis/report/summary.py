@@ -47,9 +47,7 @@ def _design(result: ContrastResult) -> str:
         f"{_compared(result)}, position `{result.position}`. Test `{first.test}` at every unit, "
         f"`{first.control}` at {first.alpha:g} over one family of {first.family_size:,} tests "
         f"(every unit of every site, layer and contrast of the run). {_direction(result)} With "
-        f"this design an effect of |d| = "
-        f"{result.power.minimum_detectable_d:.2f} is found in 80 % of studies at the strictest "
-        f"threshold of the family (alpha / {first.family_size:,})."
+        f"this design {result.power.sentence}."
     )
 
 
