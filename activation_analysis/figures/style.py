@@ -157,7 +157,7 @@ def _design_line(result: ContrastResult) -> str:
         f"α = {stat_map.alpha:g}",
     ]
     if family is not None:
-        parts.append(f"family of {family:,} units")
+        parts.append(f"family of {family:,} tests")
     return "  ·  ".join(parts)
 
 
