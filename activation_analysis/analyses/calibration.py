@@ -1,0 +1,247 @@
+"""Does this analysis keep its error rates on these very activations?
+
+Nulls are made of the recording itself (`null_designs`) and sent through the test and the control
+that the user's contrast goes through. What comes out significant is false by construction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+from activation_analysis.activations import Units
+from activation_analysis.analyses.designs import Design
+from activation_analysis.analyses.effects import tested
+from activation_analysis.analyses.error_control import ErrorControl, controlled
+from activation_analysis.analyses.null_designs import NULLS, NullDesigns, NullDraw, clusters_of
+from activation_analysis.analyses.samples import Recording
+from activation_analysis.results import StatMap
+from activation_analysis.results_calibration import Calibration, NullRates
+from activation_analysis.statistics.calibration import (
+    clopper_pearson,
+    clustered_rate,
+    counted_below,
+    uniformity,
+)
+from activation_analysis.statistics.permutation import relabellings_of, scores_of
+from activation_analysis.statistics.permutation_scores import Rows
+from activation_analysis.statistics.screening import exclusion_reasons
+
+INNER_PERMUTATIONS = 199  # of control max_t in each repetition
+SITE = "units"  # what the chosen columns of all sites are called together
+FEWEST_REPETITIONS = 2
+
+
+def calibrate(
+    recording: Recording,
+    design: Design,
+    how: ErrorControl,
+    *,
+    n_relabellings: int = 100,
+    rng: np.random.Generator,
+    clusters: Sequence | np.ndarray | None = None,
+    halves_of: int | None = None,
+    n_units: int | None = None,
+) -> Calibration:
+    """Error rates of a design's test and control where nothing differs.
+
+    Each kind of null is repeated ``n_relabellings`` times, or as often as there are distinct ones
+    (halves of few clusters and signs of few clusters are enumerated: 10 clusters have 126 halves,
+    4 have 3). Per repetition: the share of units with p <= alpha, whether anything is significant
+    after the control, and the distribution of p. Intervals come from the spread between
+    repetitions, since units are dependent.
+
+    Under a full null every discovery is false: its proportion is 1 where there is any, so that
+    its mean equals the family-wise rate. It says nothing of the proportion among true effects.
+
+    Parameters
+    ----------
+    recording : Activations
+        Kept, not streamed: rows are read by number.
+    design : Design
+        As the user's contrast is analysed, blocks and all.
+    how : ErrorControl
+        "max_t" is nested: ``min(n_permutations, 199)`` single-step permutations in each
+        repetition; p-values per unit are then those of the permutations too.
+    n_relabellings : int
+        Repetitions of each null, at least 2.
+    rng : np.random.Generator
+    clusters : (n_prompts,) labels, or None
+        What belongs together whether or not the design knows it: a declared group that the
+        analysis ignores, near-duplicates. Joined with the design's blocks and pairs.
+    halves_of : int, optional
+        Condition that is divided; each in turn otherwise.
+    n_units : int, optional
+        So many units, drawn evenly over layers and sites; all of them otherwise.
+
+    Returns
+    -------
+    Calibration
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two repetitions, no unit can be tested, or no null can be made.
+    """
+    if n_relabellings < FEWEST_REPETITIONS:
+        raise ValueError(f"{n_relabellings} relabelling; a calibration needs at least 2, better 100")
+    excerpt, n_all = _excerpt(recording, design, n_units, rng)
+    together = clusters_of(design, clusters, len(excerpt))
+    inner = min(how.n_permutations, INNER_PERMUTATIONS) if how.control == "max_t" else 0
+    how = replace(how, step_down=False, n_permutations=inner or how.n_permutations)
+    nulls, skipped = [], {}
+    for name, make in NULLS.items():
+        try:
+            made = make(design, together, n_relabellings, rng, halves_of)
+            nulls.append(_rates(excerpt, name, made, how, rng))
+        except ValueError as error:
+            skipped[name] = str(error)
+    if not nulls:
+        reasons = "; ".join(f"{name}: {why}" for name, why in skipped.items())
+        raise ValueError(f"no null can be made of this design ({reasons})")
+    return Calibration(
+        nulls=tuple(nulls),
+        skipped=skipped,
+        cells=excerpt.cells,
+        test=design.test,
+        control=how.control,
+        alpha=how.alpha,
+        n_units=excerpt.values.shape[1],
+        n_all_units=n_all,
+        n_permutations=inner,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Excerpt:
+    """Some units of a recording in one matrix, as if they were one site of one layer."""
+
+    values: np.ndarray  # (n_prompts, n_units)
+    cell: np.ndarray  # (n_units,) row of `cells`
+    cells: pd.DataFrame  # columns site, layer
+    rows: tuple[np.ndarray, ...]  # of the design, whose means deviations are from
+
+    sites = (SITE,)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def units(self, site: str) -> Units:
+        n = self.values.shape[1]
+        return Units(site=site, layer=np.zeros(n, dtype=int), index=np.arange(n), n_layers=1)
+
+    def sample(self, rows, site: str, layer: int, columns: slice = slice(None)) -> np.ndarray:
+        return self.values[rows, columns]
+
+    @cached_property
+    def deviations(self) -> np.ndarray:
+        """From the mean of each condition, (n_prompts, n_units)."""
+        away = np.zeros_like(self.values)
+        for rows in self.rows:
+            mean = self.values[rows].mean(axis=0, dtype=np.float64)
+            away[rows] = self.values[rows] - mean
+        return away
+
+    def under(self, draw: NullDraw) -> Excerpt:
+        """As a null repetition sees it."""
+        if draw.sign is None:
+            return self
+        return replace(self, values=self.deviations * draw.sign[:, None])
+
+
+def _excerpt(
+    recording: Recording, design: Design, n_units: int | None, rng: np.random.Generator
+) -> tuple[Excerpt, int]:
+    """The usable units, or some of every layer, and how many are usable in all."""
+    addresses = [(site, int(k)) for site in recording.sites for k in recording.units(site).layers]
+    parts, cells, n_all = [], [], 0
+    quota = None if n_units is None else max(1, n_units // len(addresses))
+    for number, (site, layer) in enumerate(addresses):
+        x = np.asarray(recording.sample(np.arange(len(recording)), site, layer))
+        usable = np.flatnonzero(exclusion_reasons(*(x[rows] for rows in design.rows)) == "")
+        n_all += len(usable)
+        if quota is not None and quota < len(usable):
+            usable = np.sort(rng.choice(usable, quota, replace=False))
+        parts.append(x[:, usable])
+        cells.append(np.full(len(usable), number))
+    values = np.concatenate(parts, axis=1)
+    if not values.shape[1]:
+        raise ValueError("no unit of this recording can be tested, so nothing can be calibrated")
+    named = pd.DataFrame(addresses, columns=["site", "layer"])
+    return Excerpt(values, np.concatenate(cells), named, design.rows), n_all
+
+
+def _rates(
+    excerpt: Excerpt, name: str, made: NullDesigns, how: ErrorControl, rng: np.random.Generator
+) -> NullRates:
+    """All repetitions of one null."""
+    n = len(made.draws)
+    if n < FEWEST_REPETITIONS:
+        raise ValueError(f"{n} repetition is all that there is; 2 are needed")
+    rates, shares, found = np.empty(n), [], np.empty(n, dtype=int)
+    hits = np.zeros(len(excerpt.cells))
+    for i, draw in enumerate(made.draws):
+        seen = excerpt.under(draw)
+        p, n_found = _analysed(seen, draw.design, replace(how, seed=int(rng.integers(2**31))))
+        significant = p <= how.alpha
+        rates[i], found[i] = significant.sum() / max(np.count_nonzero(~np.isnan(p)), 1), n_found
+        shares.append(counted_below(p))
+        hits += np.bincount(excerpt.cell, significant, minlength=len(hits))
+    any_found = found > 0
+    sizes = np.bincount(excerpt.cell, minlength=len(hits))
+    return NullRates(
+        null=name,
+        n=n,
+        n_possible=made.n_possible,
+        n_clusters=made.n_clusters,
+        alpha=how.alpha,
+        fpr=clustered_rate(rates),
+        family_wise=clopper_pearson(int(any_found.sum()), n),
+        false_discovery=float(any_found.mean()),
+        false_discovery_error=float(any_found.std(ddof=1) / np.sqrt(n)),
+        n_found=float(np.median(found[any_found])) if any_found.any() else 0.0,
+        uniformity=uniformity(np.array(shares)),
+        by_layer=np.divide(hits, n * sizes, out=np.full(len(hits), np.nan), where=sizes > 0),
+    )
+
+
+def _analysed(excerpt: Excerpt, design: Design, how: ErrorControl) -> tuple[np.ndarray, int]:
+    """p of every unit before the control, and how many are significant after it."""
+    samples = design.samples(excerpt, SITE, 0)
+    result = tested(samples, design)
+    nothing = np.full(len(result.statistic), np.nan)
+    stat_map = StatMap(
+        statistic=result.statistic,
+        p_value=result.p_value,
+        df=result.df,
+        effect_size=nothing,
+        hedges_g=nothing,
+        mean_difference=nothing,
+        excluded=np.where(np.isnan(result.statistic), "constant", ""),
+        test=design.test,
+        n=tuple(map(len, samples)),
+        units=excerpt.units(SITE),
+    )
+    adjusted = controlled(excerpt, [design], [{SITE: stat_map}], how).maps[0][SITE]
+    p = result.p_value if how.control != "max_t" else _permuted_p(samples, design, how)
+    return p, int(adjusted.significant.sum())
+
+
+def _permuted_p(samples, design: Design, how: ErrorControl) -> np.ndarray:
+    """Each unit's own permutation p, (n_units,): what max_t rests on."""
+    permuted = design.permuted(samples)
+    rows = Rows(samples)
+    keys = np.random.default_rng(how.seed).random((how.n_permutations, sum(map(len, samples))))
+    drawn = relabellings_of(permuted, how.n_permutations, exact="auto", keys=keys)
+    columns = permuted.columns.exact(rows, np.arange(samples[0].shape[1]))
+    null = permuted.score.as_statistic(
+        scores_of(permuted.score, drawn, columns, slice(0, len(drawn)))
+    )
+    observed = np.abs(permuted.statistic(rows))
+    reached = np.count_nonzero(np.abs(null) >= observed * (1 - 1e-12), axis=0)
+    p = reached / len(drawn) if drawn.exact else (reached + 1) / (len(drawn) + 1)
+    return np.where(np.isnan(observed), np.nan, p)

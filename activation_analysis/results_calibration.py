@@ -1,0 +1,153 @@
+"""What a calibration finds: the error rates of an analysis where nothing is to be found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from activation_analysis.results import many
+from activation_analysis.statistics.calibration import CONSERVATIVE, FLAGGED, PASSES, Rate, Uniformity
+
+MEANING = {
+    "relabelled": "conditions exchanged among the prompts, as the design says they may be",
+    "halves": "one condition divided at random and compared with itself, what belongs together "
+    "kept together",
+    "flipped": "every condition's deviations from its mean with random signs, what belongs "
+    "together flipped together; sizes and variances stay",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class NullRates:
+    """One kind of null, repeated: how often the analysis found what was not there."""
+
+    null: str  # "relabelled", "halves" or "flipped"
+    n: int  # repetitions
+    n_possible: int  # distinct ones that the prompts allow
+    n_clusters: int  # kept whole; 0 where every prompt stands for itself
+    alpha: float
+    fpr: Rate  # of a single unit, uncorrected
+    family_wise: Rate  # anything significant after the control
+    false_discovery: float  # mean proportion; nothing is true, so that any discovery makes it 1
+    false_discovery_error: float  # its standard error
+    n_found: float  # median of significant units, where there were any
+    uniformity: Uniformity  # of the uncorrected p-values
+    by_layer: np.ndarray  # (n_cells,) rate at each of `Calibration.cells`
+
+    @property
+    def verdict(self) -> str:
+        """The worse of the two rates'."""
+        both = {self.fpr.verdict(self.alpha), self.family_wise.verdict(self.alpha)}
+        if FLAGGED in both:
+            return FLAGGED
+        return CONSERVATIVE if self.fpr.verdict(self.alpha) == CONSERVATIVE else PASSES
+
+    @property
+    def repetitions(self) -> str:
+        """How many, and of how many that there are."""
+        if self.n >= self.n_possible:
+            return f"all {self.n_possible}"
+        return f"{self.n:,} of {many(self.n_possible)}"
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """The error rates of one analysis on nulls made of its own activations."""
+
+    nulls: tuple[NullRates, ...]
+    skipped: dict[str, str]  # kind of null -> why it could not be made
+    cells: pd.DataFrame  # columns site, layer: one row per entry of `NullRates.by_layer`
+    test: str
+    control: str
+    alpha: float
+    n_units: int  # units that were tested in each repetition
+    n_all_units: int  # of so many usable ones
+    n_permutations: int = 0  # inner relabellings of control max_t
+
+    @property
+    def worst(self) -> NullRates:
+        """The null with the most false positives."""
+        return max(self.nulls, key=lambda null: null.fpr.value)
+
+    @property
+    def flagged(self) -> bool:
+        return any(null.verdict == FLAGGED for null in self.nulls)
+
+    @property
+    def verdict(self) -> str:
+        if self.flagged:
+            return FLAGGED
+        alike = {null.verdict for null in self.nulls}
+        return CONSERVATIVE if alike == {CONSERVATIVE} else PASSES
+
+    def metrics(self) -> dict[str, float]:
+        """Numbers of the worst null, then of each, keyed ``calibration/...``."""
+        named = {f"calibration/{k}": v for k, v in _numbers(self.worst).items()}
+        named["calibration/flagged"] = float(self.flagged)
+        named["calibration/n_units"] = self.n_units
+        for null in self.nulls:
+            named |= {f"calibration/{k}/{null.null}": v for k, v in _numbers(null).items()}
+        return named
+
+    def table(self) -> pd.DataFrame:
+        """One row per null."""
+        return pd.DataFrame(
+            [
+                {"null": n.null, **_numbers(n), "n_found": n.n_found, "verdict": n.verdict}
+                for n in self.nulls
+            ]
+        )
+
+    def layer_table(self) -> pd.DataFrame:
+        """One row per site and layer: the false-positive rate under every null."""
+        return self.cells.assign(**{null.null: null.by_layer for null in self.nulls})
+
+    @property
+    def sentence(self) -> str:
+        """The verdict in a line, numbers first."""
+        rates = "; ".join(
+            f"{n.null} {n.fpr.value:.3f} [{n.fpr.low:.3f}, {n.fpr.high:.3f}], any unit after "
+            f"{self.control} {n.family_wise.value:.3f} [{n.family_wise.low:.3f}, "
+            f"{n.family_wise.high:.3f}]"
+            for n in self.nulls
+        )
+        return (
+            f"calibration {self.verdict}: false positives at {self.alpha:g} where nothing differs "
+            f"({self.worst.n} null repetitions, {self.n_units:,} of {self.n_all_units:,} units): "
+            f"{rates}"
+        )
+
+    @property
+    def warning(self) -> str:
+        """What to tell a user whose analysis finds what is not there; "" where it does not."""
+        if not self.flagged:
+            return ""
+        bad = [n for n in self.nulls if n.verdict == FLAGGED]
+        named = ", ".join(
+            f"{n.fpr.value:.3f} of units ({n.null}, {self.control} finds something in "
+            f"{n.family_wise.value:.0%} of repetitions)"
+            for n in bad
+        )
+        return (
+            f"this analysis finds what is not there: at alpha = {self.alpha:g} it calls {named} "
+            f"where no condition differs; prompts that are alike (templates, authors) need a "
+            f"column 'group', unequal variances test = \"welch\""
+        )
+
+
+def _numbers(null: NullRates) -> dict[str, float]:
+    return {
+        "fpr": null.fpr.value,
+        "fpr_low": null.fpr.low,
+        "fpr_high": null.fpr.high,
+        "family_wise": null.family_wise.value,
+        "family_wise_low": null.family_wise.low,
+        "family_wise_high": null.family_wise.high,
+        "false_discovery": null.false_discovery,
+        "false_discovery_error": null.false_discovery_error,
+        "distance": null.uniformity.distance,
+        "n_repetitions": null.n,
+        "n_possible": float(null.n_possible) if null.n_possible < 10**300 else np.inf,
+    }
