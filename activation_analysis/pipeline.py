@@ -34,6 +34,7 @@ from activation_analysis.experiment import Experiment
 from activation_analysis.progress import stage
 from activation_analysis.provenance import code_version
 from activation_analysis.results import ContrastResult, PermutationSummary, StatMap
+from activation_analysis.study_calibration import quick_calibration
 from activation_analysis.study_designs import (
     asked,
     check_answerable,
@@ -239,6 +240,7 @@ def contrast_result(
 ) -> ContrastResult:
     """One contrast: maps, profiles, top units, and what to be careful about."""
     options = options_of(experiment)
+    calibration = quick_calibration(experiment, activations, design, error_control(experiment))
     selection = univariate.half_effects(activations, halves_of(experiment, contrast), design)
     family_size = next(iter(maps.values())).family_size or 1
     compared, sizes = power_sides(contrast, design)
@@ -266,6 +268,7 @@ def contrast_result(
         balance=alike,
         power=power,
         permutation=permutation,
+        calibration=calibration,
         warnings=tuple(
             said
             for said in (
@@ -280,6 +283,7 @@ def contrast_result(
                     shuffled=permutation is not None and design.blocks is not None,
                 ),
                 cautions.exclusion(maps),
+                calibration.warning if calibration else "",
             )
             if said
         ),

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from activation_analysis.activations import Units, relative_depth
+
+if TYPE_CHECKING:
+    from activation_analysis.results_calibration import Calibration
 
 OMNIBUS_TESTS = ("f", "kruskal", "glm_f")
 
@@ -282,6 +286,7 @@ class ContrastResult:
     power: Power
     warnings: tuple[str, ...] = ()
     permutation: PermutationSummary | None = None  # where labels were shuffled
+    calibration: Calibration | None = None  # where nulls of these activations were analysed
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -312,6 +317,8 @@ class ContrastResult:
         for profile in self.profiles.values():
             merged |= profile.summary()
         merged |= {f"n_significant_{c}": k for c, k in self.n_significant_by_control.items()}
+        if self.calibration is not None:
+            merged |= self.calibration.metrics()
         return merged | self.power.metrics() | {"n_tested": self.first_map.family_size or 0}
 
     def layer_table(self) -> pd.DataFrame:

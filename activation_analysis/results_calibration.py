@@ -8,7 +8,13 @@ import numpy as np
 import pandas as pd
 
 from activation_analysis.results import many
-from activation_analysis.statistics.calibration import CONSERVATIVE, FLAGGED, PASSES, Rate, Uniformity
+from activation_analysis.statistics.calibration import (
+    CONSERVATIVE,
+    FLAGGED,
+    PASSES,
+    Rate,
+    Uniformity,
+)
 
 MEANING = {
     "relabelled": "conditions exchanged among the prompts, as the design says they may be",

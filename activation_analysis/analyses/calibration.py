@@ -27,7 +27,7 @@ from activation_analysis.statistics.calibration import (
     counted_below,
     uniformity,
 )
-from activation_analysis.statistics.permutation import relabellings_of, scores_of
+from activation_analysis.statistics.permutation import relabellings_of, unit_p_values
 from activation_analysis.statistics.permutation_scores import Rows
 from activation_analysis.statistics.screening import exclusion_reasons
 
@@ -88,7 +88,9 @@ def calibrate(
         If there are fewer than two repetitions, no unit can be tested, or no null can be made.
     """
     if n_relabellings < FEWEST_REPETITIONS:
-        raise ValueError(f"{n_relabellings} relabelling; a calibration needs at least 2, better 100")
+        raise ValueError(
+            f"{n_relabellings} relabelling; a calibration needs at least 2, better 100"
+        )
     excerpt, n_all = _excerpt(recording, design, n_units, rng)
     together = clusters_of(design, clusters, len(excerpt))
     inner = min(how.n_permutations, INNER_PERMUTATIONS) if how.control == "max_t" else 0
@@ -233,15 +235,7 @@ def _analysed(excerpt: Excerpt, design: Design, how: ErrorControl) -> tuple[np.n
 
 def _permuted_p(samples, design: Design, how: ErrorControl) -> np.ndarray:
     """Each unit's own permutation p, (n_units,): what max_t rests on."""
-    permuted = design.permuted(samples)
-    rows = Rows(samples)
-    keys = np.random.default_rng(how.seed).random((how.n_permutations, sum(map(len, samples))))
-    drawn = relabellings_of(permuted, how.n_permutations, exact="auto", keys=keys)
-    columns = permuted.columns.exact(rows, np.arange(samples[0].shape[1]))
-    null = permuted.score.as_statistic(
-        scores_of(permuted.score, drawn, columns, slice(0, len(drawn)))
-    )
-    observed = np.abs(permuted.statistic(rows))
-    reached = np.count_nonzero(np.abs(null) >= observed * (1 - 1e-12), axis=0)
-    p = reached / len(drawn) if drawn.exact else (reached + 1) / (len(drawn) + 1)
-    return np.where(np.isnan(observed), np.nan, p)
+    permuted, rows = design.permuted(samples), Rows(samples)
+    rng = np.random.default_rng(how.seed)
+    relabellings = relabellings_of(permuted, how.n_permutations, rng=rng)
+    return unit_p_values(rows, permuted, relabellings, permuted.statistic(rows))

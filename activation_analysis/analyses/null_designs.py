@@ -92,9 +92,7 @@ def halves(
     distinct = [d.n_relabellings // (1 + m) for d, m in zip(able, mirrored, strict=True)]
     possible, whole = sum(distinct), sum(len(d.label) < len(d.atom) for d in able)
     if possible <= min(n, ENUMERATED):
-        labels = [
-            (d, row) for d, m in zip(able, mirrored, strict=True) for row in _distinct(d, m)
-        ]
+        labels = [(d, row) for d, m in zip(able, mirrored, strict=True) for row in _distinct(d, m)]
     else:
         labels = [(d, _drawn(d, rng)) for d in (able[i % len(able)] for i in range(n))]
     rows_of = {id(d): design.rows[k] for d, k in zip(divided, asked, strict=True)}
@@ -153,7 +151,9 @@ def clusters_of(design: Design, clusters: Sequence | np.ndarray | None, n: int) 
     if clusters is not None:
         clusters = np.asarray(clusters)
         if clusters.shape != (n,):
-            raise ValueError(f"clusters has shape {clusters.shape}; expected one per prompt, ({n},)")
+            raise ValueError(
+                f"clusters has shape {clusters.shape}; expected one per prompt, ({n},)"
+            )
         joined = np.unique(clusters, return_inverse=True)[1]
     if design.blocks is not None:
         joined = _joined(joined, np.unique(design.blocks, return_inverse=True)[1])

@@ -13,6 +13,7 @@ from scipy import stats
 
 BINS = 20  # of the p-value histogram
 TOLERATED = 1.5  # times alpha: Bradley's liberal criterion of robustness
+CERTAINTY = 0.998  # of the interval that a verdict goes by: several are given in every run
 EVEN = np.linspace(0, 1, BINS * 5 + 1)
 LEVELS = np.unique(np.concatenate([EVEN, np.geomspace(1e-5, 1e-2, 25)]))  # where p are counted
 PASSES, FLAGGED, CONSERVATIVE = "passes", "flagged", "conservative"
@@ -20,22 +21,24 @@ PASSES, FLAGGED, CONSERVATIVE = "passes", "flagged", "conservative"
 
 @dataclass(frozen=True)
 class Rate:
-    """A rate and its confidence interval."""
+    """A rate and its 95 % confidence interval."""
 
     value: float
     low: float
     high: float
+    n: float  # independent observations that it is worth
 
     def verdict(self, alpha: float) -> str:
         """Whether the rate is what alpha promises.
 
-        "flagged" where the whole interval lies above alpha and the rate above 1.5 alpha (Bradley
+        "flagged" where a 99.8 % interval lies above alpha and the rate above 1.5 alpha (Bradley
         1978, Br J Math Stat Psychol 31:144-152), so that neither chance nor a trifle flags;
         "conservative" where it lies below and the rate is under half of alpha.
         """
-        if self.low > alpha and self.value > TOLERATED * alpha:
+        surely = clopper_pearson(self.value * self.n, self.n, confidence=CERTAINTY)
+        if surely.low > alpha and self.value > TOLERATED * alpha:
             return FLAGGED
-        if self.high < alpha and self.value < alpha / 2:
+        if surely.high < alpha and self.value < alpha / 2:
             return CONSERVATIVE
         return PASSES
 
@@ -63,7 +66,7 @@ def clopper_pearson(hits: float, n: float, *, confidence: float = 0.95) -> Rate:
     tail = (1 - confidence) / 2
     low = stats.beta.ppf(tail, hits, n - hits + 1) if hits > 0 else 0.0
     high = stats.beta.ppf(1 - tail, hits + 1, n - hits) if hits < n else 1.0
-    return Rate(hits / n, float(low), float(high))
+    return Rate(hits / n, float(low), float(high), float(n))
 
 
 def clustered_rate(rates: np.ndarray, *, confidence: float = 0.95) -> Rate:
@@ -96,7 +99,7 @@ def clustered_rate(rates: np.ndarray, *, confidence: float = 0.95) -> Rate:
         widening = stats.norm.ppf(tail) / stats.t.ppf(tail, n - 1)
         effective = max(p * (1 - p) / error**2 * widening**2, 1.0)
     found = clopper_pearson(p * effective, effective, confidence=confidence)
-    return Rate(p, found.low, found.high)
+    return Rate(p, found.low, found.high, effective)
 
 
 def counted_below(p_value: np.ndarray) -> np.ndarray:
