@@ -157,3 +157,25 @@ def _numbers(null: NullRates) -> dict[str, float]:
         "n_repetitions": null.n,
         "n_possible": float(null.n_possible) if null.n_possible < 10**300 else np.inf,
     }
+
+
+@dataclass(frozen=True, eq=False)
+class CalibratedContrast:
+    """The calibration of one contrast of a recording, and what it is of."""
+
+    model: str
+    experiment: str
+    position: str
+    contrast: str
+    conditions: tuple[str, ...]
+    n: tuple[int, ...]  # units of analysis in each condition: prompts, or groups
+    n_layers: int  # blocks in the whole model
+    calibration: Calibration
+
+    def series(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """False-positive rate of the worst null, ``<site>/false_positive_rate`` -> layer, rate."""
+        cells, rates = self.calibration.cells, self.calibration.worst.by_layer
+        return {
+            f"{site}/false_positive_rate": (own["layer"].to_numpy(), rates[own.index])
+            for site, own in cells.groupby("site", sort=False)
+        }
