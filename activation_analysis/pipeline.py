@@ -21,7 +21,6 @@ from activation_analysis.acquisition import acquire
 from activation_analysis.activations import KEY, Activations
 from activation_analysis.analyses import univariate
 from activation_analysis.analyses.designs import Design
-from activation_analysis.analyses.error_control import ErrorControl
 from activation_analysis.analyses.streamed import (
     StreamedMoments,
     StreamedRecording,
@@ -39,6 +38,7 @@ from activation_analysis.study_designs import (
     asked,
     check_answerable,
     design_of,
+    error_control,
     halves_of,
     options_of,
     power_sides,
@@ -176,8 +176,7 @@ def analyze(
 ) -> tuple[ContrastResult, ...]:
     """Every contrast of the experiment, on one recording of its prompts, kept or streamed."""
     check_answerable(experiment)
-    if activations.prompts != experiment.prompts.texts:
-        raise StoreError("this capture is of other prompts than the experiment's; record it again")
+    refuse_other_prompts(experiment, activations)
     contrasts = asked(experiment)
     designs = [design_of(experiment, c, activations.n_tokens) for c in contrasts]
     with stage("Testing every unit", 2 * len(contrasts) + 1, shown=progress) as advance:
@@ -198,16 +197,12 @@ def analyze(
     return tuple(results)
 
 
-def error_control(experiment: Experiment) -> ErrorControl:
-    """How the experiment's one family of tests is controlled."""
-    options = options_of(experiment)
-    return ErrorControl(
-        control=options.control,
-        alpha=options.alpha,
-        n_permutations=options.n_permutations,
-        step_down=options.step_down,
-        seed=experiment.seed,
-    )
+def refuse_other_prompts(
+    experiment: Experiment, activations: Activations | StreamedRecording
+) -> None:
+    """A StoreError, unless the recording is of the experiment's prompts."""
+    if activations.prompts != experiment.prompts.texts:
+        raise StoreError("this capture is of other prompts than the experiment's; record it again")
 
 
 def stream(experiment: Experiment) -> StreamedMoments:

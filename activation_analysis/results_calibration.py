@@ -11,6 +11,7 @@ from activation_analysis.results import many
 from activation_analysis.statistics.calibration import (
     CONSERVATIVE,
     FLAGGED,
+    LEVELS,
     PASSES,
     Rate,
     Uniformity,
@@ -109,6 +110,24 @@ class Calibration:
     def layer_table(self) -> pd.DataFrame:
         """One row per site and layer: the false-positive rate under every null."""
         return self.cells.assign(**{null.null: null.by_layer for null in self.nulls})
+
+    def p_value_table(self) -> pd.DataFrame:
+        """How often p lies at or below each level under every null; uniform where share = p."""
+        shares = {null.null: null.uniformity.share for null in self.nulls}
+        errors = {f"{null.null}_error": null.uniformity.error for null in self.nulls}
+        return pd.DataFrame({"p": LEVELS, **shares, **errors})
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """Verdict, nulls and what was left out, for a log."""
+        return (
+            self.sentence,
+            *(
+                f"{n.null}: {n.repetitions} repetitions, {n.verdict}; {MEANING[n.null]}"
+                for n in self.nulls
+            ),
+            *(f"{name}: left out, {why}" for name, why in self.skipped.items()),
+        )
 
     @property
     def sentence(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from activation_analysis.report.markdown import escaped, markdown_table
-from activation_analysis.results_calibration import MEANING, Calibration
+from activation_analysis.results_calibration import MEANING, CalibratedContrast, Calibration
 from activation_analysis.statistics.calibration import FLAGGED, Rate
 
 ADVICE = (
@@ -11,6 +11,17 @@ ADVICE = (
     "that are alike (a template, an author, a source) need a column `group`; unequal variances "
     '`test = "welch"`; skewed units `control = "max_t"`.'
 )
+
+
+def calibration_summary(of: CalibratedContrast) -> str:
+    """The page of a calibration run."""
+    n = ", ".join(f"{n} {escaped(c)}" for n, c in zip(of.n, of.conditions, strict=True))
+    return (
+        f"{escaped(of.calibration.sentence)}.\n\n"
+        f"# Calibration of {escaped(of.contrast)} · {escaped(of.experiment)} · "
+        f"{escaped(of.model)}\n\n{n}, position `{of.position}`.\n\n"
+        f"{calibration_markdown(of.calibration)}\n"
+    )
 
 
 def calibration_markdown(calibration: Calibration) -> str:
