@@ -9,8 +9,8 @@ from activation_analysis.analyses.calibration import calibrate
 from activation_analysis.analyses.designs import Design
 from activation_analysis.analyses.error_control import ErrorControl
 from activation_analysis.analyses.streamed import StreamedRecording
-from activation_analysis.experiment import Experiment
 from activation_analysis.errors import ExperimentError
+from activation_analysis.experiment import Experiment
 from activation_analysis.results_calibration import CalibratedContrast, Calibration
 from activation_analysis.study_designs import (
     check_answerable,
