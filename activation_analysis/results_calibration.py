@@ -70,7 +70,7 @@ class Calibration:
     control: str
     alpha: float
     n_units: int  # units that were tested in each repetition
-    n_all_units: int  # of so many usable ones
+    n_all_units: int  # of so many in the recording
     n_permutations: int = 0  # inner relabellings of control max_t
 
     @property

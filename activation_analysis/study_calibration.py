@@ -20,9 +20,9 @@ from activation_analysis.study_designs import (
     side_names,
 )
 
-QUICK_UNITS = 2000  # of all layers and sites, inside a run
+QUICK_UNITS = 1000  # of all layers and sites, inside a run
 QUICK_UNITS_PERMUTED = 300  # each repetition shuffles labels some 200 times
-QUICK_VALUES = 800_000  # prompts x units, beyond which a run takes fewer units
+QUICK_VALUES = 400_000  # prompts x units, beyond which a run takes fewer units
 COMMAND_UNITS = 20_000  # of all layers and sites, where the command does not say
 COMMAND_UNITS_PERMUTED = 2000
 STREAM = 2  # of random numbers, apart from the analysis' own

@@ -7,17 +7,15 @@ that the user's contrast goes through. What comes out significant is false by co
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
-from activation_analysis.activations import Units
 from activation_analysis.analyses.designs import Design
-from activation_analysis.analyses.effects import tested
 from activation_analysis.analyses.error_control import ErrorControl, controlled
 from activation_analysis.analyses.null_designs import NULLS, NullDesigns, NullDraw, clusters_of
+from activation_analysis.analyses.null_statistics import SITE, Excerpt, null_statistics
 from activation_analysis.analyses.samples import Recording
 from activation_analysis.results import StatMap
 from activation_analysis.results_calibration import Calibration, NullRates
@@ -30,9 +28,9 @@ from activation_analysis.statistics.calibration import (
 from activation_analysis.statistics.permutation import relabellings_of, unit_p_values
 from activation_analysis.statistics.permutation_scores import Rows
 from activation_analysis.statistics.screening import exclusion_reasons
+from activation_analysis.statistics.unit_statistics import UnitStatistics
 
 INNER_PERMUTATIONS = 199  # of control max_t in each repetition
-SITE = "units"  # what the chosen columns of all sites are called together
 FEWEST_REPETITIONS = 2
 
 
@@ -118,58 +116,21 @@ def calibrate(
     )
 
 
-@dataclass(frozen=True, eq=False)
-class Excerpt:
-    """Some units of a recording in one matrix, as if they were one site of one layer."""
-
-    values: np.ndarray  # (n_prompts, n_units)
-    cell: np.ndarray  # (n_units,) row of `cells`
-    cells: pd.DataFrame  # columns site, layer
-    rows: tuple[np.ndarray, ...]  # of the design, whose means deviations are from
-
-    sites = (SITE,)
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def units(self, site: str) -> Units:
-        n = self.values.shape[1]
-        return Units(site=site, layer=np.zeros(n, dtype=int), index=np.arange(n), n_layers=1)
-
-    def sample(self, rows, site: str, layer: int, columns: slice = slice(None)) -> np.ndarray:
-        return self.values[rows, columns]
-
-    @cached_property
-    def deviations(self) -> np.ndarray:
-        """From the mean of each condition, (n_prompts, n_units)."""
-        away = np.zeros_like(self.values)
-        for rows in self.rows:
-            mean = self.values[rows].mean(axis=0, dtype=np.float64)
-            away[rows] = self.values[rows] - mean
-        return away
-
-    def under(self, draw: NullDraw) -> Excerpt:
-        """As a null repetition sees it."""
-        if draw.sign is None:
-            return self
-        return replace(self, values=self.deviations * draw.sign[:, None])
-
-
 def _excerpt(
     recording: Recording, design: Design, n_units: int | None, rng: np.random.Generator
 ) -> tuple[Excerpt, int]:
-    """The usable units, or some of every layer, and how many are usable in all."""
+    """The units, or some of every layer, less the unusable; and how many units there are."""
     addresses = [(site, int(k)) for site in recording.sites for k in recording.units(site).layers]
     parts, cells, n_all = [], [], 0
     quota = None if n_units is None else max(1, n_units // len(addresses))
     for number, (site, layer) in enumerate(addresses):
         x = np.asarray(recording.sample(np.arange(len(recording)), site, layer))
-        usable = np.flatnonzero(exclusion_reasons(*(x[rows] for rows in design.rows)) == "")
-        n_all += len(usable)
-        if quota is not None and quota < len(usable):
-            usable = np.sort(rng.choice(usable, quota, replace=False))
+        n_all += x.shape[1]
+        if quota is not None and quota < x.shape[1]:
+            x = x[:, np.sort(rng.choice(x.shape[1], quota, replace=False))]
+        usable = exclusion_reasons(*(x[rows] for rows in design.rows)) == ""
         parts.append(x[:, usable])
-        cells.append(np.full(len(usable), number))
+        cells.append(np.full(np.count_nonzero(usable), number))
     values = np.concatenate(parts, axis=1)
     if not values.shape[1]:
         raise ValueError("no unit of this recording can be tested, so nothing can be calibrated")
@@ -186,9 +147,9 @@ def _rates(
         raise ValueError(f"{n} repetition is all that there is; 2 are needed")
     rates, shares, found = np.empty(n), [], np.empty(n, dtype=int)
     hits = np.zeros(len(excerpt.cells))
-    for i, draw in enumerate(made.draws):
-        seen = excerpt.under(draw)
-        p, n_found = _analysed(seen, draw.design, replace(how, seed=int(rng.integers(2**31))))
+    for i, (draw, result) in enumerate(null_statistics(excerpt, made.draws)):
+        own = replace(how, seed=int(rng.integers(2**31)))
+        p, n_found = _controlled(excerpt, draw, result, own)
         significant = p <= how.alpha
         rates[i], found[i] = significant.sum() / max(np.count_nonzero(~np.isnan(p)), 1), n_found
         shares.append(counted_below(p))
@@ -211,11 +172,11 @@ def _rates(
     )
 
 
-def _analysed(excerpt: Excerpt, design: Design, how: ErrorControl) -> tuple[np.ndarray, int]:
+def _controlled(
+    excerpt: Excerpt, draw: NullDraw, result: UnitStatistics, how: ErrorControl
+) -> tuple[np.ndarray, int]:
     """p of every unit before the control, and how many are significant after it."""
-    samples = design.samples(excerpt, SITE, 0)
-    result = tested(samples, design)
-    nothing = np.full(len(result.statistic), np.nan)
+    design, nothing = draw.design, np.full(excerpt.n_units, np.nan)
     stat_map = StatMap(
         statistic=result.statistic,
         p_value=result.p_value,
@@ -225,11 +186,13 @@ def _analysed(excerpt: Excerpt, design: Design, how: ErrorControl) -> tuple[np.n
         mean_difference=nothing,
         excluded=np.where(np.isnan(result.statistic), "constant", ""),
         test=design.test,
-        n=tuple(map(len, samples)),
+        n=design.n,
         units=excerpt.units(SITE),
     )
-    adjusted = controlled(excerpt, [design], [{SITE: stat_map}], how).maps[0][SITE]
-    p = result.p_value if how.control != "max_t" else _permuted_p(samples, design, how)
+    permutes = how.control == "max_t"
+    seen = excerpt.under(draw) if permutes else excerpt
+    adjusted = controlled(seen, [design], [{SITE: stat_map}], how).maps[0][SITE]
+    p = _permuted_p(design.samples(seen, SITE, 0), design, how) if permutes else result.p_value
     return p, int(adjusted.significant.sum())
 
 
