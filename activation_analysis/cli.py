@@ -262,14 +262,13 @@ def _add_calibrate(commands: argparse._SubParsersAction) -> None:
     )
     calibrate.add_argument(
         "--relabellings",
-        type=_count,
-        default=200,
+        default="",
         metavar="N",
         help="repetitions of each null (default: 200)",
     )
     calibrate.add_argument(
         "--units",
-        type=_units,
+        default="",
         metavar="N",
         help="units drawn evenly over layers and sites, or: all (default: 20000; 2000 with "
         "--control max_t)",
@@ -351,10 +350,6 @@ def _count(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r} is no count: a whole number from 1 on")
     return int(text)
-
-
-def _units(text: str) -> int:
-    return 0 if text == "all" else _count(text)
 
 
 def _rows(text: str) -> list[int]:

@@ -88,6 +88,9 @@ def calibrate_command(args: argparse.Namespace) -> int:
     """False positives of an analysis, on nulls made of a stored capture."""
     changes = overrides(args)
     _refuse_recorded(changes)
+    n_relabellings = _whole(args.relabellings or "200", "--relabellings", at_least=2)
+    every = args.units.strip() == "all"
+    n_units = 0 if every else _whole(args.units, "--units") if args.units else None
     from activation_analysis import pipeline, tracking
     from activation_analysis.acquisition import stored_recording
     from activation_analysis.provenance import provenance
@@ -104,7 +107,7 @@ def calibrate_command(args: argparse.Namespace) -> int:
         with tracked as run:
             with stage("Analysing nulls"):
                 of = calibrated(
-                    experiment, activations, n_relabellings=args.relabellings, n_units=args.units
+                    experiment, activations, n_relabellings=n_relabellings, n_units=n_units
                 )
             with stage("Drawing and tracking"):
                 tracking.log_calibration(
@@ -113,10 +116,16 @@ def calibrate_command(args: argparse.Namespace) -> int:
                     of,
                     provenance(),
                     capture_run=holder,
-                    n_relabellings=args.relabellings,
+                    n_relabellings=n_relabellings,
                 )
     terminal.show_calibration(of, tracking.find_run(run.run_id))
     return 0
+
+
+def _whole(text: str, option: str, *, at_least: int = 1) -> int:
+    if not text.strip().isdecimal() or int(text) < at_least:
+        raise InputError(f"{option} must be a whole number of at least {at_least}, not {text!r}")
+    return int(text)
 
 
 @contextmanager

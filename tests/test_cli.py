@@ -210,7 +210,9 @@ def test_a_dead_tracking_server_is_no_traceback(workspace, monkeypatch, capsys):
 # Help is quick.
 
 
-@pytest.mark.parametrize("name", ["", "run", "analyze", "check", "plan", "tokens", "list", "ui"])
+@pytest.mark.parametrize(
+    "name", ["", "run", "analyze", "calibrate", "check", "plan", "tokens", "list", "ui"]
+)
 def test_help_loads_nothing_heavy(name, tmp_path):
     code = (
         "import sys, json\nfrom activation_analysis.cli import main\n"
