@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -174,7 +175,7 @@ def _numbers(null: NullRates) -> dict[str, float]:
         "false_discovery_error": null.false_discovery_error,
         "distance": null.uniformity.distance,
         "n_repetitions": null.n,
-        "n_possible": float(null.n_possible) if null.n_possible < 10**300 else np.inf,
+        "log10_possible": math.log10(null.n_possible),  # trackers chart no 10^58
     }
 
 
