@@ -9,15 +9,8 @@ import numpy as np
 import pandas as pd
 
 from activation_analysis.results import many
-from activation_analysis.statistics.calibration import (
-    CONSERVATIVE,
-    FLAGGED,
-    LEVELS,
-    PASSES,
-    Rate,
-    Uniformity,
-)
 
+PASSES, FLAGGED, CONSERVATIVE = "passes", "flagged", "conservative"
 MEANING = {
     "relabelled": "conditions exchanged among the prompts, as the design says they may be",
     "halves": "one condition divided at random and compared with itself, what belongs together "
@@ -25,6 +18,28 @@ MEANING = {
     "flipped": "every condition's deviations from its mean with random signs, what belongs "
     "together flipped together; sizes and variances stay",
 }
+
+
+@dataclass(frozen=True)
+class ErrorRate:
+    """How often something was found that is not there, with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+    verdict: str  # "passes", "flagged" or "conservative" at the analysis' alpha
+
+
+@dataclass(frozen=True, eq=False)
+class NullPValues:
+    """How the p-values of null repetitions lie beside the uniform distribution."""
+
+    level: np.ndarray  # (n_levels,) from 0 to 1, closer where small
+    share: np.ndarray  # (n_levels,) of p-values at or below each level; uniform: the level
+    low: np.ndarray  # (n_levels,) where chance alone may take the share of uniform p-values
+    high: np.ndarray  # (n_levels,) in 95 % of calibrations
+    density: np.ndarray  # (n_bins,) of a histogram over 0..1; uniform: 1
+    distance: float  # Kolmogorov's: the largest abs(share - level)
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,21 +51,20 @@ class NullRates:
     n_possible: int  # distinct ones that the prompts allow
     n_clusters: int  # kept whole; 0 where every prompt stands for itself
     alpha: float
-    fpr: Rate  # of a single unit, uncorrected
-    family_wise: Rate  # anything significant after the control
+    fpr: ErrorRate  # of a single unit, uncorrected
+    family_wise: ErrorRate  # anything significant after the control
     false_discovery: float  # mean proportion; nothing is true, so that any discovery makes it 1
     false_discovery_error: float  # its standard error
     n_found: float  # median of significant units, where there were any
-    uniformity: Uniformity  # of the uncorrected p-values
+    p_values: NullPValues  # uncorrected
     by_layer: np.ndarray  # (n_cells,) rate at each of `Calibration.cells`
 
     @property
     def verdict(self) -> str:
         """The worse of the two rates'."""
-        both = {self.fpr.verdict(self.alpha), self.family_wise.verdict(self.alpha)}
-        if FLAGGED in both:
+        if FLAGGED in (self.fpr.verdict, self.family_wise.verdict):
             return FLAGGED
-        return CONSERVATIVE if self.fpr.verdict(self.alpha) == CONSERVATIVE else PASSES
+        return self.fpr.verdict
 
     @property
     def repetitions(self) -> str:
@@ -114,9 +128,15 @@ class Calibration:
 
     def p_value_table(self) -> pd.DataFrame:
         """How often p lies at or below each level under every null; uniform where share = p."""
-        shares = {null.null: null.uniformity.share for null in self.nulls}
-        errors = {f"{null.null}_error": null.uniformity.error for null in self.nulls}
-        return pd.DataFrame({"p": LEVELS, **shares, **errors})
+        columns = {"p": self.nulls[0].p_values.level}
+        for null in self.nulls:
+            found = null.p_values
+            columns |= {
+                null.null: found.share,
+                f"{null.null}_low": found.low,
+                f"{null.null}_high": found.high,
+            }
+        return pd.DataFrame(columns)
 
     @property
     def lines(self) -> tuple[str, ...]:
@@ -173,7 +193,7 @@ def _numbers(null: NullRates) -> dict[str, float]:
         "family_wise_high": null.family_wise.high,
         "false_discovery": null.false_discovery,
         "false_discovery_error": null.false_discovery_error,
-        "distance": null.uniformity.distance,
+        "distance": null.p_values.distance,
         "n_repetitions": null.n,
         "log10_possible": math.log10(null.n_possible),  # trackers chart no 10^58
     }

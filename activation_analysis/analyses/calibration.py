@@ -18,8 +18,10 @@ from activation_analysis.analyses.null_designs import NULLS, NullDesigns, NullDr
 from activation_analysis.analyses.null_statistics import SITE, Excerpt, null_statistics
 from activation_analysis.analyses.samples import Recording
 from activation_analysis.results import StatMap
-from activation_analysis.results_calibration import Calibration, NullRates
+from activation_analysis.results_calibration import Calibration, ErrorRate, NullPValues, NullRates
 from activation_analysis.statistics.calibration import (
+    LEVELS,
+    Rate,
     clopper_pearson,
     clustered_rate,
     counted_below,
@@ -162,14 +164,24 @@ def _rates(
         n_possible=made.n_possible,
         n_clusters=made.n_clusters,
         alpha=how.alpha,
-        fpr=clustered_rate(rates),
-        family_wise=clopper_pearson(int(any_found.sum()), n),
+        fpr=_judged(clustered_rate(rates), how.alpha),
+        family_wise=_judged(clopper_pearson(int(any_found.sum()), n), how.alpha),
         false_discovery=float(any_found.mean()),
         false_discovery_error=float(any_found.std(ddof=1) / np.sqrt(n)),
         n_found=float(np.median(found[any_found])) if any_found.any() else 0.0,
-        uniformity=uniformity(np.array(shares)),
+        p_values=_p_values(np.array(shares)),
         by_layer=np.divide(hits, n * sizes, out=np.full(len(hits), np.nan), where=sizes > 0),
     )
+
+
+def _judged(rate: Rate, alpha: float) -> ErrorRate:
+    return ErrorRate(rate.value, rate.low, rate.high, rate.verdict(alpha))
+
+
+def _p_values(shares: np.ndarray) -> NullPValues:
+    found = uniformity(shares)
+    low, high = found.band()
+    return NullPValues(LEVELS, found.share, low, high, found.histogram, found.distance)
 
 
 def _controlled(

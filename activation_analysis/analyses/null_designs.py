@@ -166,12 +166,14 @@ def clusters_of(design: Design, clusters: Sequence | np.ndarray | None, n: int) 
 
 def _joined(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """The finest labels under which whatever shares a label of either shares one, (n,) int."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    n_a, n_b = int(a.max()) + 1, int(b.max()) + 1
-    edges = coo_array((np.ones(len(a)), (a, b + n_a)), shape=(n_a + n_b, n_a + n_b))
-    return connected_components(edges, directed=False)[1][a]
+    label, before = a, None
+    while before is None or not np.array_equal(label, before):
+        before = label
+        for group in (a, b):
+            least = np.full(int(group.max()) + 1, len(a))
+            np.minimum.at(least, group, label)
+            label = least[group]
+    return label
 
 
 def _division(design: Design, clusters: np.ndarray, condition: int) -> Exchangeability:

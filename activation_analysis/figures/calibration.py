@@ -14,8 +14,7 @@ from activation_analysis.figures.style import (
     source_line,
 )
 from activation_analysis.figures.text import plain
-from activation_analysis.results_calibration import CalibratedContrast, NullRates
-from activation_analysis.statistics.calibration import BINS, FLAGGED, LEVELS
+from activation_analysis.results_calibration import FLAGGED, CalibratedContrast, NullRates
 
 # Okabe and Ito's, none of them a site's or a condition's.
 COLORS = {"relabelled": "#7f7f7f", "halves": "#0072B2", "flipped": "#D55E00"}
@@ -47,7 +46,7 @@ def p_values(of: CalibratedContrast) -> Figure:
     _draw_band(right, nulls)
     left.axhline(1, **EXPECTED)
     left.set_xlim(0, 1)
-    left.set_ylim(0, 1.15 * max(1.5, *(null.uniformity.histogram.max() for null in nulls)))
+    left.set_ylim(0, 1.15 * max(1.5, *(null.p_values.density.max() for null in nulls)))
     left.set_xlabel("p-value")
     left.set_ylabel("density")
     reach = -np.log10(SMALLEST)
@@ -119,8 +118,8 @@ def _page(of: CalibratedContrast, heading: str, *, height: float, caption: str) 
 
 def _draw_histogram(ax: Axes, null: NullRates) -> None:
     ax.stairs(
-        null.uniformity.histogram,
-        np.linspace(0, 1, BINS + 1),
+        null.p_values.density,
+        np.linspace(0, 1, len(null.p_values.density) + 1),
         color=COLORS[null.null],
         lw=1.6,
         label=f"{null.null} ({null.repetitions})",
@@ -128,11 +127,11 @@ def _draw_histogram(ax: Axes, null: NullRates) -> None:
 
 
 def _draw_quantiles(ax: Axes, null: NullRates) -> None:
-    share = null.uniformity.share
-    inside = (LEVELS >= SMALLEST) & (LEVELS < 1) & (share > 0)
+    level, share = null.p_values.level, null.p_values.share
+    inside = (level >= SMALLEST) & (level < 1) & (share > 0)
     ax.plot(
         -np.log10(share[inside]),
-        -np.log10(LEVELS[inside]),
+        -np.log10(level[inside]),
         color=COLORS[null.null],
         marker="o",
         ms=2.6,
@@ -142,7 +141,7 @@ def _draw_quantiles(ax: Axes, null: NullRates) -> None:
 
 def _draw_band(ax: Axes, nulls: tuple[NullRates, ...]) -> None:
     """Of the null that chance scatters most."""
-    widest = max(nulls, key=lambda null: float(null.uniformity.error.max()))
-    inside = (LEVELS >= SMALLEST) & (LEVELS < 1)
-    low, high = (np.maximum(edge[inside], SMALLEST / 100) for edge in widest.uniformity.band())
-    ax.fill_betweenx(-np.log10(LEVELS[inside]), -np.log10(high), -np.log10(low), **BAND)
+    widest = max((null.p_values for null in nulls), key=lambda p: float((p.high - p.low).max()))
+    inside = (widest.level >= SMALLEST) & (widest.level < 1)
+    low, high = (np.maximum(edge[inside], SMALLEST / 100) for edge in (widest.low, widest.high))
+    ax.fill_betweenx(-np.log10(widest.level[inside]), -np.log10(high), -np.log10(low), **BAND)

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from activation_analysis.report.markdown import escaped, markdown_table
-from activation_analysis.results_calibration import MEANING, CalibratedContrast, Calibration
-from activation_analysis.statistics.calibration import FLAGGED, Rate
+from activation_analysis.results_calibration import (
+    FLAGGED,
+    MEANING,
+    CalibratedContrast,
+    Calibration,
+    ErrorRate,
+)
 
 ADVICE = (
     "More false positives than alpha promises: do not report these p-values as they are. Prompts "
@@ -41,7 +46,7 @@ def calibration_markdown(calibration: Calibration) -> str:
             null.repetitions,
             _interval(null.fpr),
             _interval(null.family_wise),
-            f"{null.uniformity.distance:.3f}",
+            f"{null.p_values.distance:.3f}",
             f"**{null.verdict}**" if null.verdict == FLAGGED else null.verdict,
         ]
         for null in c.nulls
@@ -60,7 +65,7 @@ def calibration_markdown(calibration: Calibration) -> str:
     return "\n\n".join(parts)
 
 
-def _interval(rate: Rate) -> str:
+def _interval(rate: ErrorRate) -> str:
     return f"{rate.value:.3f} ({rate.low:.3f} to {rate.high:.3f})"
 
 

@@ -116,7 +116,7 @@ def test_independent_prompts_pass_whether_or_not_the_conditions_differ(test, shi
     assert found.verdict == "passes"
     for null in found.nulls:
         assert null.fpr.value == pytest.approx(0.05, abs=0.015)
-        assert null.uniformity.distance < 0.06  # ranks of 10 and 10 prompts come in steps
+        assert null.p_values.distance < 0.06  # ranks of 10 and 10 prompts come in steps
 
 
 @pytest.mark.parametrize("means", [False, True])
