@@ -202,6 +202,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_run(commands)
     _add_analyze(commands)
+    _add_calibrate(commands)
     _add_check(commands)
     _add_plan(commands)
     _add_power(commands)
@@ -244,6 +245,42 @@ def _add_analyze(commands: argparse._SubParsersAction) -> None:
     _add_contrast(analyze)
     _add_options(analyze, ANALYSIS_OPTIONS)
     analyze.add_argument("--run-name", default="", metavar="NAME", help="name of the new run")
+
+
+def _add_calibrate(commands: argparse._SubParsersAction) -> None:
+    calibrate = commands.add_parser(
+        "calibrate",
+        help="measure the false positives of an analysis on nulls made of its own capture",
+        description="Make nulls of a stored capture (conditions exchanged, one condition halved, "
+        "signs flipped), analyse them as the contrast is analysed, and say how often something "
+        "is found where nothing differs. No model is loaded.",
+    )
+    calibrate.add_argument(
+        "run",
+        metavar="CAPTURE",
+        help="run id, the start of one, a run's name, or: latest; with --experiment also the "
+        "folder or the key of a capture in the store",
+    )
+    calibrate.add_argument(
+        "--relabellings",
+        default="",
+        metavar="N",
+        help="repetitions of each null (default: 200)",
+    )
+    calibrate.add_argument(
+        "--units",
+        default="",
+        metavar="N",
+        help="units drawn evenly over layers and sites, or: all (default: 20000; 2000 with "
+        "--control max_t)",
+    )
+    calibrate.add_argument(
+        "--experiment", default="", metavar="NAME", help="whose prompts a bare capture is of"
+    )
+    _add_contrast(calibrate)
+    names = ("test", "control", "alpha", "nuisance", "groups", "n-permutations", "seed")
+    _add_options(calibrate, {name: ANALYSIS_OPTIONS[name] for name in names})
+    calibrate.add_argument("--run-name", default="", metavar="NAME", help="name of the new run")
 
 
 def _add_check(commands: argparse._SubParsersAction) -> None:

@@ -6,6 +6,8 @@ import argparse
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -80,6 +82,67 @@ def analyze_command(args: argparse.Namespace) -> int:
                 run_ids = tracking.log_outcome(run, outcome, provenance(), capture_run=holder)
     _show(args, outcome, run_ids)
     return 0
+
+
+def calibrate_command(args: argparse.Namespace) -> int:
+    """False positives of an analysis, on nulls made of a stored capture."""
+    changes = overrides(args)
+    _refuse_recorded(changes)
+    n_relabellings = _whole(args.relabellings or "200", "--relabellings", at_least=2)
+    every = args.units.strip() == "all"
+    n_units = 0 if every else _whole(args.units, "--units") if args.units else None
+    from activation_analysis import pipeline, tracking
+    from activation_analysis.acquisition import stored_recording
+    from activation_analysis.provenance import provenance
+    from activation_analysis.study_calibration import calibrated
+
+    with _capture(args) as (capture, experiment, holder):
+        experiment = apply_overrides(_with_contrasts(experiment, args.contrast), changes)
+        activations = stored_recording(capture)
+        pipeline.refuse_other_prompts(experiment, activations)
+        name = f"{pipeline.run_name(activations.model, experiment.name)}·calibration"
+        tracked = tracking.tracked_run(
+            experiment, kind="calibration", run_name=name, named=args.run_name
+        )
+        with tracked as run:
+            with stage("Analysing nulls"):
+                of = calibrated(
+                    experiment, activations, n_relabellings=n_relabellings, n_units=n_units
+                )
+            with stage("Drawing and tracking"):
+                tracking.log_calibration(
+                    run,
+                    pipeline.Outcome(experiment, activations, ()),
+                    of,
+                    provenance(),
+                    capture_run=holder,
+                    n_relabellings=n_relabellings,
+                )
+    terminal.show_calibration(of, tracking.find_run(run.run_id))
+    return 0
+
+
+def _whole(text: str, option: str, *, at_least: int = 1) -> int:
+    if not text.strip().isdecimal() or int(text) < at_least:
+        raise InputError(f"{option} must be a whole number of at least {at_least}, not {text!r}")
+    return int(text)
+
+
+@contextmanager
+def _capture(args: argparse.Namespace) -> Iterator[tuple[Path, Experiment, str | None]]:
+    """A capture, the experiment it is of, and the run that holds it, if one does."""
+    if args.experiment:
+        from activation_analysis.store import capture_folder
+
+        folder = Path(args.run)
+        folder = folder if folder.is_dir() else capture_folder(args.run)
+        yield folder, load_experiment(args.experiment, experiment_roots()), None
+        return
+    from activation_analysis import tracking
+
+    source = tracking.find_run(args.run)
+    with tracking.stored(source) as (capture, folder):
+        yield capture, read_experiment(folder), source.tags.get("aa.capture_run", source.run_id)
 
 
 def _show(args: argparse.Namespace, outcome: Outcome, run_ids: list[str]) -> None:

@@ -1,6 +1,7 @@
 """The names of everything tracked: one contract, so that runs can be compared by name.
 
     per layer, step = layer   <site>/<statistic>, and depth
+    calibration               calibration/<rate>, calibration/<rate>/<null>
     stepless companions       peak_layer/<site>, peak_depth/<site>, n_significant/<site>, ...
     params                    model.*, prompts.*, contrast, capture.*, analysis.*, code.version,
                               and every leaf of the experiment file under its own name
@@ -23,8 +24,10 @@ from activation_analysis.activations import relative_depth
 from activation_analysis.experiment import UnivariateOptions
 from activation_analysis.pipeline import Outcome
 from activation_analysis.provenance import Provenance
+from activation_analysis.report.calibration import calibration_summary
 from activation_analysis.report.summary import findings_markdown, summary_markdown
 from activation_analysis.results import ContrastResult
+from activation_analysis.results_calibration import CalibratedContrast
 from activation_analysis.store import digest
 
 SCHEMA = "1"
@@ -111,6 +114,15 @@ def tags(
         named["aa.capture_uri"] = outcome.capture_folder.resolve().as_uri()
         named["aa.capture_digest"] = digest(outcome.capture_folder)
     return {name: _cut(text, LONGEST_TAG) for name, text in named.items()}
+
+
+def calibration_tags(of: CalibratedContrast) -> dict[str, str]:
+    """What a calibration run has of its own: contrast, verdict and page."""
+    return {
+        "aa.contrast": _cut(of.contrast, LONGEST_TAG),
+        "aa.calibration": of.calibration.verdict,
+        "mlflow.note.content": _cut(calibration_summary(of), LONGEST_TAG),
+    }
 
 
 def _keys(names: Iterable[str]) -> list[str]:

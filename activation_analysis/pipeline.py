@@ -21,7 +21,6 @@ from activation_analysis.acquisition import acquire
 from activation_analysis.activations import KEY, Activations
 from activation_analysis.analyses import univariate
 from activation_analysis.analyses.designs import Design
-from activation_analysis.analyses.error_control import ErrorControl
 from activation_analysis.analyses.streamed import (
     StreamedMoments,
     StreamedRecording,
@@ -36,10 +35,12 @@ from activation_analysis.progress import stage
 from activation_analysis.prompts import PromptSet
 from activation_analysis.provenance import code_version
 from activation_analysis.results import ContrastResult, PermutationSummary, StatMap
+from activation_analysis.study_calibration import quick_calibration
 from activation_analysis.study_designs import (
     asked,
     check_answerable,
     design_of,
+    error_control,
     halves_of,
     options_of,
     power_sides,
@@ -177,8 +178,7 @@ def analyze(
 ) -> tuple[ContrastResult, ...]:
     """Every contrast of the experiment, on one recording of its prompts, kept or streamed."""
     check_answerable(experiment)
-    if activations.prompts != experiment.prompts.texts:
-        raise StoreError("this capture is of other prompts than the experiment's; record it again")
+    refuse_other_prompts(experiment, activations)
     contrasts = asked(experiment)
     designs = [design_of(experiment, c, activations.n_tokens) for c in contrasts]
     with stage("Testing every unit", 2 * len(contrasts) + 1, shown=progress) as advance:
@@ -200,16 +200,12 @@ def analyze(
     return tuple(results)
 
 
-def error_control(experiment: Experiment) -> ErrorControl:
-    """How the experiment's one family of tests is controlled."""
-    options = options_of(experiment)
-    return ErrorControl(
-        control=options.control,
-        alpha=options.alpha,
-        n_permutations=options.n_permutations,
-        step_down=options.step_down,
-        seed=experiment.seed,
-    )
+def refuse_other_prompts(
+    experiment: Experiment, activations: Activations | StreamedRecording
+) -> None:
+    """A StoreError, unless the recording is of the experiment's prompts."""
+    if activations.prompts != experiment.prompts.texts:
+        raise StoreError("this capture is of other prompts than the experiment's; record it again")
 
 
 def stream(experiment: Experiment) -> StreamedMoments:
@@ -243,6 +239,7 @@ def contrast_result(
 ) -> ContrastResult:
     """One contrast: maps, profiles, top units, and what to be careful about."""
     options = options_of(experiment)
+    calibration = quick_calibration(experiment, activations, design, error_control(experiment))
     selection = univariate.half_effects(activations, halves_of(experiment, contrast), design)
     family_size = next(iter(maps.values())).family_size or 1
     compared, sizes = power_sides(contrast, design)
@@ -281,6 +278,7 @@ def contrast_result(
         groups=contrast.conditions if len(design.n) > 2 else (),
         counted="groups" if design.means else "prompts",
         n_true_at_least=univariate.lower_bound(univariate.every_p_value([maps]), family),
+        calibration=calibration,
         warnings=tuple(
             said
             for said in (
@@ -297,6 +295,7 @@ def contrast_result(
                 undeclared_templates(activations, experiment.prompts, contrast, options.test),
                 cautions.exclusion(maps),
                 cautions.massive_units(profiles),
+                calibration.warning if calibration else "",
             )
             if said
         ),

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from activation_analysis.activations import Units, relative_depth
+
+if TYPE_CHECKING:
+    from activation_analysis.results_calibration import Calibration
 
 OMNIBUS_TESTS = ("f", "kruskal", "glm_f")
 
@@ -313,6 +317,7 @@ class ContrastResult:
     counted: str = "prompts"  # or "groups", where their means are the unit of analysis
     n_true_at_least: int | None = None  # units of the whole contrast that respond, at least (ARI)
     permutation: PermutationSummary | None = None  # where labels were shuffled
+    calibration: Calibration | None = None  # where nulls of these activations were analysed
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -356,6 +361,8 @@ class ContrastResult:
         merged |= self.power.metrics() | {"n_tested": self.first_map.family_size or 0}
         if self.n_true_at_least is not None:
             merged["n_true_at_least"] = self.n_true_at_least
+        if self.calibration is not None:
+            merged |= self.calibration.metrics()
         return merged | (self.permutation.metrics() if self.permutation else {})
 
     def layer_table(self) -> pd.DataFrame:

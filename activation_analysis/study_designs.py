@@ -10,6 +10,7 @@ import numpy as np
 
 from activation_analysis import contrasts as contrasts_
 from activation_analysis.analyses.designs import TWO_SIDES, Design, is_nested, omnibus_test
+from activation_analysis.analyses.error_control import ErrorControl
 from activation_analysis.analyses.split_half import Halves, split_halves
 from activation_analysis.contrasts import Contrast
 from activation_analysis.errors import ExperimentError
@@ -112,6 +113,18 @@ def design_of(
             f'better 10. To take prompts for independent all the same: groups = "ignore"'
         )
     return design
+
+
+def error_control(experiment: Experiment) -> ErrorControl:
+    """How the experiment's one family of tests is controlled."""
+    options = options_of(experiment)
+    return ErrorControl(
+        control=options.control,
+        alpha=options.alpha,
+        n_permutations=options.n_permutations,
+        step_down=options.step_down,
+        seed=experiment.seed,
+    )
 
 
 def halves_of(experiment: Experiment, contrast: Contrast) -> Halves:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from activation_analysis.pipeline import Outcome
     from activation_analysis.plan import Plan
     from activation_analysis.results import ContrastResult
+    from activation_analysis.results_calibration import CalibratedContrast, Calibration
     from activation_analysis.tracking import TrackedRun
 
 CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -95,6 +96,35 @@ def show_source(source: TrackedRun, experiment: Experiment, activations: Activat
     )
 
 
+def show_calibration(of: CalibratedContrast, run: TrackedRun) -> None:
+    """The verdict on each null, and where the figures are."""
+    out, c = console(), of.calibration
+    out.print()
+    how = f"{c.test}, {c.control} at {c.alpha:g}, {c.n_units:,} of {c.n_all_units:,} units"
+    style = "bold yellow" if c.flagged else "bold"
+    _say(out, f"{of.contrast}: calibration {c.verdict} ({how})", style=style)
+    out.print(_nulls_table(c))
+    for name, why in c.skipped.items():
+        _say(out, f"{name}: left out, {why}", style="dim")
+    if c.flagged:
+        _say(out, f"! {c.warning}", style="yellow")
+    _show_places(out, run)
+
+
+def _nulls_table(c: Calibration) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("null")
+    for column in ("repetitions", f"p <= {c.alpha:g}", "any unit left", "verdict"):
+        table.add_column(column, justify="right")
+    for null in c.nulls:
+        rates = [
+            f"{rate.value:.3f} ({rate.low:.3f} to {rate.high:.3f})"
+            for rate in (null.fpr, null.family_wise)
+        ]
+        table.add_row(null.null, null.repetitions, *rates, null.verdict)
+    return table
+
+
 def _show_places(out: Console, run: TrackedRun) -> None:
     from activation_analysis.tracking import local_artifacts
 
@@ -105,7 +135,8 @@ def _show_places(out: Console, run: TrackedRun) -> None:
         return
     near = _relative(folder)
     out.print(Text(f"summary:   {near / 'summary.md'}"), soft_wrap=True)
-    out.print(Text(f"top units: {near / 'top_units.csv'}"), soft_wrap=True)
+    if (folder / "top_units.csv").is_file():
+        out.print(Text(f"top units: {near / 'top_units.csv'}"), soft_wrap=True)
     out.print("figures:")
     for figure in sorted((folder / "figures").glob("*.png")):
         out.print(Text(f"  {near / 'figures' / figure.name}"), soft_wrap=True)

@@ -78,7 +78,7 @@ def test_the_summary_starts_with_the_finding_and_keeps_its_tables(tmp_path):
     text = summary_markdown(result)
     assert text.startswith(r"\<b\>\|x - \[/INST\]: ")
     html = to_html(text)
-    assert html.count("<table>") == 4
+    assert html.count("<table>") == 5
     assert html.count("<h1>") == 1
     assert "<img" not in html
     assert "<b>" not in html

@@ -4,6 +4,7 @@
 ...     save(fig, folder / f"{name}.png")
 """
 
+from activation_analysis.figures.calibration import CALIBRATION_FIGURES
 from activation_analysis.figures.gallery import FIGURES, SITE_FIGURES, draw_all, save
 
-__all__ = ["FIGURES", "SITE_FIGURES", "draw_all", "save"]
+__all__ = ["CALIBRATION_FIGURES", "FIGURES", "SITE_FIGURES", "draw_all", "save"]

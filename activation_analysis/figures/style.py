@@ -110,6 +110,20 @@ def new_figure(
     result: ContrastResult, heading: str, *, width: float, height: float, caption: str = ""
 ) -> Figure:
     """A figure with its header (and caption) in place and the room between left to the panels."""
+    return page(
+        f"{heading}: {plain(result.contrast, 110)}",
+        source_line(result),
+        _design_line(result),
+        width=width,
+        height=height,
+        caption=caption,
+    )
+
+
+def page(
+    title: str, source: str, design: str, *, width: float, height: float, caption: str = ""
+) -> Figure:
+    """`new_figure` with the three lines of its header as they are given."""
     bottom = MARGIN + (CAPTION if caption else 0)
     height += HEADER + bottom
     layout = ConstrainedLayoutEngine(
@@ -125,9 +139,9 @@ def new_figure(
     fig = Figure(figsize=(width, height), layout=layout)
     FigureCanvasAgg(fig)
     lines = [
-        (MARGIN, f"{heading}: {plain(result.contrast, 110)}", {"size": 12.5, "weight": "bold"}),
-        (MARGIN + 0.27, _source_line(result), {"size": 9}),
-        (MARGIN + 0.47, _design_line(result), {"size": 8.5, "color": QUIET}),
+        (MARGIN, title, {"size": 12.5, "weight": "bold"}),
+        (MARGIN + 0.27, source, {"size": 9}),
+        (MARGIN + 0.47, design, {"size": 8.5, "color": QUIET}),
     ]
     if caption:
         lines.append((height - MARGIN - 0.14, caption, {"size": 8, "color": QUIET}))
@@ -139,7 +153,7 @@ def new_figure(
     return fig
 
 
-def _source_line(result: ContrastResult) -> str:
+def source_line(result: ContrastResult) -> str:
     return (
         f"model {plain(result.model, 44)}  ·  experiment {plain(result.experiment, 30)}  ·  "
         f"position {plain(result.position, 20)}"

@@ -61,9 +61,9 @@ def _caption(top: TopUnits) -> str:
     if top.units["held_out_d"].isna().all():
         return "Nothing was held out: an effect that chose its own unit is too high."
     return (
-        f"Units were chosen, and are ordered, by |d| on {top.n_selection[0]} + "
-        f"{top.n_selection[1]} prompts and measured on "
-        f"{top.n_held_out[0]} + {top.n_held_out[1]} others (held out)."
+        f"Units were chosen, and are ordered, by size of effect on "
+        f"{' + '.join(map(str, top.n_selection))} prompts and measured on "
+        f"{' + '.join(map(str, top.n_held_out))} others (held out)."
     )
 
 

@@ -3,6 +3,7 @@
 layer_profile.png  summary.md  top_units.csv     at the root, where MLflow compares runs
 tables/*.parquet   figures/*.png
 activations/       the capture (`store`)         prompts/<experiment>/  what was asked
+calibration.log    the run's own false positives
 env/               versions, command, diff
 manifest.json      SHA-256 of all of it, last: a folder without it is unfinished
 """
@@ -18,8 +19,10 @@ from typing import Protocol
 from activation_analysis.activations import Activations
 from activation_analysis.experiment import Experiment
 from activation_analysis.provenance import Provenance
+from activation_analysis.report.calibration import calibration_summary
 from activation_analysis.report.summary import summary_markdown
 from activation_analysis.results import ContrastResult
+from activation_analysis.results_calibration import CalibratedContrast
 from activation_analysis.store import copy_capture, write_activations, write_manifest
 
 
@@ -52,8 +55,33 @@ def write_result(folder: Path, result: ContrastResult) -> list[str]:
     result.layer_table().to_parquet(tables / "layer_profile.parquet", index=False)
     result.top_units.table().to_parquet(tables / "top_units.parquet", index=False)
     result.balance.to_parquet(tables / "balance.parquet", index=False)
+    if result.calibration is not None:
+        result.calibration.table().to_parquet(tables / "calibration.parquet", index=False)
+        log = "".join(f"{line}\n" for line in result.calibration.lines)
+        (folder / "calibration.log").write_text(log, encoding="utf-8")
     for site, stat_map in result.maps.items():
         stat_map.table().to_parquet(tables / f"units_{site}.parquet", index=False)
+    return failed
+
+
+def write_calibration(folder: Path, of: CalibratedContrast) -> list[str]:
+    """Tables, figures and the page of a calibration; returns what could not be drawn."""
+    from activation_analysis.figures import CALIBRATION_FIGURES, save
+
+    figures, tables = folder / "figures", folder / "tables"
+    figures.mkdir(parents=True, exist_ok=True)
+    tables.mkdir(exist_ok=True)
+    failed = []
+    for name, draw in CALIBRATION_FIGURES.items():
+        try:
+            save(draw(of), figures / f"{name}.png")
+        except Exception as error:  # a figure is no reason to lose the numbers
+            failed.append(f"{name}: {error}")
+            (figures / f"{name}.png").unlink(missing_ok=True)
+    (folder / "summary.md").write_text(calibration_summary(of), encoding="utf-8")
+    of.calibration.table().to_csv(folder / "calibration.csv", index=False)
+    of.calibration.layer_table().to_parquet(tables / "calibration_layers.parquet", index=False)
+    of.calibration.p_value_table().to_parquet(tables / "calibration_p_values.parquet", index=False)
     return failed
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
+from activation_analysis.report.calibration import calibration_markdown
+from activation_analysis.report.markdown import escaped, markdown_table
 from activation_analysis.results import ContrastResult, PermutationSummary, number, percent
 
 TOP_SHOWN = 10
@@ -30,6 +31,8 @@ def summary_markdown(result: ContrastResult) -> str:
         "## Error control\n\n" + _controls(result),
         "## Balance of the two sides\n\n" + _balance_table(result.balance),
     ]
+    if result.calibration is not None:
+        parts.append("## Calibration\n\n" + calibration_markdown(result.calibration))
     if result.warnings:
         parts.append("## Be careful\n\n" + "\n".join(f"- {escaped(w)}" for w in result.warnings))
     return "\n\n".join(parts) + "\n"
@@ -197,22 +200,3 @@ def _balance_table(balance: pd.DataFrame) -> str:
     ]
     header = ["covariate", "first side", "second side", "standardised difference"]
     return markdown_table(header, rows)
-
-
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    lines += ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join(lines)
-
-
-def escaped(text: str) -> str:
-    """User text that cannot become Markdown or HTML, nor end its line."""
-    text = re.sub("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]", " ", text)
-    text = re.sub(r"([\\`*_{}\[\]<>|#$~!&])", r"\\\1", text)
-    # What would begin a list, a rule or a quotation, at the start of a line alone.
-    return re.sub(r"^(\s*)([-+=>]|\d+(?=[.)]))", _harmless_start, text)
-
-
-def _harmless_start(match: re.Match[str]) -> str:
-    space, sign = match.groups()
-    return f"{space}&#{ord(sign[0])};{sign[1:]}"

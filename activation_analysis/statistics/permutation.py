@@ -210,6 +210,14 @@ def unit_permutation(
     """
     x, design, relabellings = _set_up(samples, test, n_permutations, exact, groups, nuisance, rng)
     statistic = design.statistic(x)
+    p_value = unit_p_values(x, design, relabellings, statistic)
+    return UnitPermutation(statistic, p_value, len(relabellings), relabellings.exact)
+
+
+def unit_p_values(
+    x: Rows, design: PermutedDesign, relabellings: Relabellings, statistic: np.ndarray
+) -> np.ndarray:
+    """Each unit's own permutation p, (n_units,); NaN where its ``statistic`` is."""
     testable = ~np.isnan(statistic)
     size = np.where(testable, design.score.of_statistic(statistic), 0.0)
     threshold = _threshold(size)
@@ -220,8 +228,7 @@ def unit_permutation(
             values = scores_of(design.score, relabellings, columns, some)
             counts[units] += (values >= threshold[units]).sum(axis=0)
     p_value = _shares(counts, len(relabellings), relabellings.exact)
-    p_value = np.where(testable, p_value, np.nan)
-    return UnitPermutation(statistic, p_value, len(relabellings), relabellings.exact)
+    return np.where(testable, p_value, np.nan)
 
 
 def counted(size: np.ndarray, largest: np.ndarray, exact: bool) -> np.ndarray:
@@ -339,5 +346,6 @@ __all__ = [
     "relabellings_of",
     "scores_of",
     "stepped_down",
+    "unit_p_values",
     "unit_permutation",
 ]

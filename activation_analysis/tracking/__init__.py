@@ -6,6 +6,7 @@ parent run with one child per contrast; the capture then lies with the parent.
 Comparisons select by tags only: ``aa.complete = 1`` and status FINISHED.
 """
 
+from activation_analysis.tracking.calibrations import log_calibration
 from activation_analysis.tracking.connection import (
     artifact_root,
     connect,
@@ -24,6 +25,7 @@ __all__ = [
     "find_run",
     "list_runs",
     "local_artifacts",
+    "log_calibration",
     "log_outcome",
     "stored",
     "tag_failure",

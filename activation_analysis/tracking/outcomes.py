@@ -38,7 +38,7 @@ def log_outcome(
     """
     if len(outcome.results) == 1:
         failed = _log_contrast(run.run_id, outcome, outcome.results[0], made_by, capture_run)
-        _close(run.run_id, failed)
+        close(run.run_id, failed)
         return [run.run_id]
     _log_parent(run.run_id, outcome, made_by, capture_run)
     children, all_failed = [], []
@@ -53,10 +53,10 @@ def log_outcome(
             run_id = child.info.run_id
             holder = capture_run or run.run_id
             failed = _log_contrast(run_id, child_outcome, result, made_by, holder)
-            _close(run_id, failed)
+            close(run_id, failed)
         children.append(run_id)
         all_failed += [f"{result.contrast_name}/{what}" for what in failed]
-    _close(run.run_id, all_failed)
+    close(run.run_id, all_failed)
     return children
 
 
@@ -68,16 +68,16 @@ def _log_contrast(
     capture_run: str | None,
 ) -> list[str]:
     """One contrast into one run: numbers, then files; returns what could not be drawn."""
-    _log_numbers(
+    log_numbers(
         run_id,
         metrics=_metrics(result, outcome),
         params=contract.params(outcome, made_by, result),
         tags=contract.tags(outcome, made_by, result, run_id, capture_run or run_id),
     )
-    _log_prompts(run_id, outcome.experiment)
+    log_prompts(run_id, outcome.experiment)
     with spool() as folder:
         failed = run_folder.write_result(folder, result)
-        _log_folder(run_id, folder, outcome, made_by, with_capture=capture_run is None)
+        log_folder(run_id, folder, outcome, made_by, with_capture=capture_run is None)
     return failed
 
 
@@ -85,18 +85,18 @@ def _log_parent(
     run_id: str, outcome: Outcome, made_by: Provenance, capture_run: str | None
 ) -> None:
     """What the contrasts of one experiment share: params, prompts and the capture."""
-    _log_numbers(
+    log_numbers(
         run_id,
         metrics=[],
         params=contract.params(outcome, made_by),
         tags=contract.tags(outcome, made_by, None, run_id, capture_run or run_id),
     )
-    _log_prompts(run_id, outcome.experiment)
+    log_prompts(run_id, outcome.experiment)
     with spool() as folder:
-        _log_folder(run_id, folder, outcome, made_by, with_capture=capture_run is None)
+        log_folder(run_id, folder, outcome, made_by, with_capture=capture_run is None)
 
 
-def _log_folder(
+def log_folder(
     run_id: str, folder: Path, outcome: Outcome, made_by: Provenance, *, with_capture: bool
 ) -> None:
     """Inputs and capture beside what is in ``folder``, all of it logged, the manifest last."""
@@ -117,7 +117,7 @@ def _log_folder(
     mlflow.log_artifact(str(apart), run_id=run_id)
 
 
-def _close(run_id: str, failed: list[str]) -> None:
+def close(run_id: str, failed: list[str]) -> None:
     reason = "figures missing: " + "; ".join(failed) if failed else "ok"
     closing = {"aa.exit": reason[: contract.LONGEST_TAG], "aa.complete": "1"}
     mlflow.MlflowClient().log_batch(run_id, tags=[RunTag(k, v) for k, v in closing.items()])
@@ -138,7 +138,7 @@ def _metrics(result: ContrastResult, outcome: Outcome) -> list[Metric]:
     return [point for point in points if not math.isinf(point.value)]
 
 
-def _log_numbers(
+def log_numbers(
     run_id: str, *, metrics: list[Metric], params: Mapping[str, str], tags: Mapping[str, str]
 ) -> None:
     client = mlflow.MlflowClient()
@@ -153,7 +153,7 @@ def _log_numbers(
         metrics, notes = metrics[room:], []
 
 
-def _log_prompts(run_id: str, experiment: Experiment) -> None:
+def log_prompts(run_id: str, experiment: Experiment) -> None:
     """The prompt table as the run's dataset input."""
     dataset = mlflow.data.from_pandas(
         experiment.prompts.table,

@@ -37,7 +37,8 @@ def find_run(reference: str) -> TrackedRun:
             raise TrackingError(f"no run {reference} in {store}") from error
     runs = list_runs()
     if reference == "latest" and runs:
-        return next((run for run in runs if run.parent_id is None), runs[0])
+        experiments = [r for r in runs if r.tags.get("aa.kind") != "calibration"] or runs
+        return next((run for run in experiments if run.parent_id is None), experiments[0])
     found = [r for r in runs if r.run_id.startswith(reference) or r.name == reference]
     if len(found) == 1:
         return found[0]
