@@ -144,4 +144,4 @@ def _moments(n: int, total: np.ndarray, of_squares: np.ndarray) -> Moments:
     spread = of_squares - total * mean
     spread[spread <= ROUNDING * of_squares] = 0.0
     flat, nothing = mean.ravel(), np.zeros(mean.size)
-    return Moments(n, nothing, flat, spread.ravel(), nothing, nothing)
+    return Moments(n, nothing, flat, spread.ravel(), nothing)
