@@ -11,12 +11,15 @@ from matplotlib.figure import Figure
 from workbench import LAYERS, WIDTH, fresh_store, synthetic_recording, write_prompts
 
 from activation_analysis import cli, pipeline, tracking
+from activation_analysis.analyses.error_control import ErrorControl
+from activation_analysis.analyses.streamed import StreamedRecording
 from activation_analysis.experiment import Experiment, apply_overrides
 from activation_analysis.figures import gallery
 from activation_analysis.pipeline import Outcome
 from activation_analysis.provenance import provenance
 from activation_analysis.report.summary import summary_markdown
 from activation_analysis.store import write_activations
+from activation_analysis.study_calibration import quick_calibration
 
 N_TEMPLATES, N_FILLINGS = 10, 6
 
@@ -186,6 +189,14 @@ def test_no_calibration_where_none_is_asked_or_nothing_was_kept(tmp_path):
     with_it = analysed(experiment, recording)
     np.testing.assert_array_equal(without.first_map.p_value, with_it.first_map.p_value)
     assert without.top_units.units.equals(with_it.top_units.units)
+
+
+def test_moments_that_streamed_by_are_not_calibrated(tmp_path):
+    experiment = Experiment.from_prompts(
+        write_prompts(tmp_path / "p.csv", {"a": 9, "b": 9}), "a - b"
+    )
+    streamed = object.__new__(StreamedRecording)
+    assert quick_calibration(experiment, streamed, None, ErrorControl()) is None
 
 
 def test_a_tracked_run_keeps_the_log_of_its_calibration(workspace):
