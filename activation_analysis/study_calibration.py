@@ -11,6 +11,7 @@ from activation_analysis.analyses.error_control import ErrorControl
 from activation_analysis.analyses.streamed import StreamedRecording
 from activation_analysis.errors import ExperimentError
 from activation_analysis.experiment import Experiment
+from activation_analysis.prompts import PromptSet
 from activation_analysis.results_calibration import CalibratedContrast, Calibration
 from activation_analysis.study_designs import (
     check_answerable,
@@ -19,6 +20,7 @@ from activation_analysis.study_designs import (
     options_of,
     side_names,
 )
+from activation_analysis.templates import find_templates
 
 QUICK_UNITS = 1000  # of all layers and sites, inside a run
 QUICK_UNITS_PERMUTED = 300  # each repetition shuffles labels some 200 times
@@ -77,9 +79,21 @@ def full_calibration(
         how,
         n_relabellings=n_relabellings,
         rng=np.random.default_rng([experiment.seed, STREAM]),
-        clusters=experiment.prompts.blocks,
+        clusters=together(experiment.prompts),
         n_units=n_units,
     )
+
+
+def together(prompts: PromptSet) -> np.ndarray | None:
+    """Which prompts are alike for another reason than their condition, declared or not.
+
+    The column group or item; else the templates that they look like fillings of; None where
+    there are none.
+    """
+    if prompts.blocks is not None:
+        return prompts.blocks
+    found = find_templates(prompts)
+    return found.groups if len(found) else None
 
 
 def calibrated(

@@ -91,7 +91,6 @@ def design_of(
         blocks is not None
         and "group" in prompts.table
         and test not in PAIRED_TESTS
-        and options.control != "max_t"
         and not experiment.recording.stream
         and is_nested(rows, blocks)
     )

@@ -72,6 +72,8 @@ def _inference(result: ContrastResult) -> list[str]:
         lines[0] += f"; at least {result.n_true_at_least:,} units respond (ARI)"
     if result.permutation is not None:
         lines.append(result.permutation.sentence)
+    if result.calibration is not None and not result.calibration.flagged:
+        lines.append(result.calibration.sentence)
     return lines
 
 

@@ -132,7 +132,7 @@ def by_max_statistic(
                 n_permutations=len(drawn),
                 exact=exact,
                 n_possible=drawn.n_possible,
-                exchangeable=family.permuted.atoms.kind,
+                exchangeable="whole" if family.design.means else family.permuted.atoms.kind,
                 null_max=largest,
                 critical=float(np.quantile(largest, 1 - how.alpha, method="higher")),
                 is_statistic=alone,

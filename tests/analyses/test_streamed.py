@@ -19,6 +19,7 @@ from activation_analysis.errors import ExperimentError
 from activation_analysis.experiment import Experiment, apply_overrides
 from activation_analysis.statistics.hypothesis_tests import CONTRAST_TESTS, MOMENT_TESTS
 
+NO_NULLS = "univariate.calibration=0"  # a stream has no activations to draw them from
 COUNTS = {"a": 13, "bb": 30, "ccc": 21, "dddd": 16}
 N = sum(COUNTS.values())
 WIDTHS = {"residual": {0: 40, 2: 40}, "attention": {1: 1}, "mlp": {0: 7, 1: 160, 2: 33}}
@@ -39,7 +40,8 @@ every_moment_test = pytest.mark.parametrize("test", MOMENT_TESTS)
 
 def make_experiment(folder, contrasts=None, columns=None, counts=COUNTS, *changes):
     path = write_prompts(folder / "p.csv", counts, **(columns or {}))
-    return apply_overrides(Experiment.from_prompts(path, contrasts or CONTRASTS), changes)
+    experiment = Experiment.from_prompts(path, contrasts or CONTRASTS)
+    return apply_overrides(experiment, [NO_NULLS, *changes])
 
 
 def make_recording(experiment, seed=0, widths=WIDTHS) -> Activations:
