@@ -23,7 +23,8 @@ from activation_analysis.study_designs import (
 from activation_analysis.templates import find_templates
 
 QUICK_UNITS = 1000  # of all layers and sites, inside a run
-QUICK_UNITS_PERMUTED = 300  # each repetition shuffles labels some 200 times
+QUICK_UNITS_PERMUTED = 300  # each repetition shuffles labels some 200 times,
+QUICK_REPETITIONS_PERMUTED = 30  # so that fewer must do
 QUICK_VALUES = 400_000  # prompts x units, beyond which a run takes fewer units
 COMMAND_UNITS = 20_000  # of all layers and sites, where the command does not say
 COMMAND_UNITS_PERMUTED = 2000
@@ -36,14 +37,17 @@ def quick_calibration(
     design: Design,
     how: ErrorControl,
 ) -> Calibration | None:
-    """A few seconds' worth inside a run, on some units; None where none was asked or can be made.
+    """A second's worth inside a run, on some units; None where none was asked or can be made.
 
+    1000 units of all layers and sites; under control max_t 300, and 30 repetitions at most.
     Moments that streamed by cannot be relabelled.
     """
     asked = options_of(experiment).calibration
     if not asked or isinstance(recording, StreamedRecording):
         return None
-    most = QUICK_UNITS_PERMUTED if how.control == "max_t" else QUICK_UNITS
+    most = QUICK_UNITS
+    if how.control == "max_t":
+        most, asked = QUICK_UNITS_PERMUTED, min(asked, QUICK_REPETITIONS_PERMUTED)
     try:
         return full_calibration(
             experiment,
