@@ -1,7 +1,7 @@
 """The test of a design at every unit, under many null repetitions.
 
 A t-test asks only for sums and sums of squares, which one matrix product gives for many
-repetitions at once: 10 to 20 times faster than one by one. The others are tested one by one.
+repetitions at once, which pays for some thousands of units. The others are tested one by one.
 """
 
 from __future__ import annotations
