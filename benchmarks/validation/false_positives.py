@@ -48,8 +48,93 @@ MEANS = {"float16": OFFSET}
 N_GROUPS = {"one_sample": 1, "f": 3, "kruskal": 3, "glm_f": 3}
 WITH_COVARIATE = ("glm_t", "glm_f")
 
-# What a test cannot do by nature, (test, distribution, n) -> lowest and highest rate, why.
-Why = tuple[float, float, str]
+T_TESTS = ("student", "welch", "paired", "one_sample", "f", "glm_t", "glm_f")
+
+
+@dataclass(frozen=True)
+class Exempt:
+    """Where a test misses .05 by nature, between which rates, and why."""
+
+    mark: str
+    tests: tuple[str, ...]
+    distributions: tuple[str, ...]
+    sizes: tuple[int, ...]  # prompts in the smallest condition
+    low: float
+    high: float
+    why: str
+
+
+EXEMPT = (
+    Exempt(
+        "a",
+        ("mannwhitney", "wilcoxon"),
+        tuple(DISTRIBUTIONS),
+        (5, 10),
+        0.0,
+        0.055,
+        "few ranks, few p-values: the exact null allows .0317 and .0433 (Mann-Whitney, 5 and 10 "
+        "a group), 0 and .0488 (Wilcoxon, 5 and 10 pairs), and less with ties. With 5 pairs no p "
+        "is below 2/32 = .0625: nothing can ever be found.",
+    ),
+    Exempt(
+        "b",
+        T_TESTS,
+        ("t3", "lognormal"),
+        SIZES,
+        0.015,
+        0.055,
+        "an outlier inflates the standard deviation more than the mean, so a t of heavy-tailed "
+        "data is too small: conservative, less so with more prompts. The permutation p of the "
+        "same statistic (below) is at its level.",
+    ),
+    Exempt(
+        "c",
+        ("one_sample",),
+        ("lognormal",),
+        SIZES,
+        0.055,
+        0.2,
+        "the mean of a skewed distribution against its true value: **too liberal**, .18 with 5 "
+        "prompts and still .09 with 100, as every one-sample t. Not for raw activations; in a "
+        "difference of pairs the skew cancels (`paired`).",
+    ),
+    Exempt(
+        "d",
+        ("brunnermunzel",),
+        tuple(DISTRIBUTIONS),
+        (5, 10),
+        0.045,
+        0.085,
+        "**too liberal** below about ten prompts a group (.08 with 5), as the docstring says.",
+    ),
+    Exempt(
+        "e",
+        ("kruskal",),
+        tuple(DISTRIBUTIONS),
+        (5, 10),
+        0.035,
+        0.055,
+        "chi-square stands in for the exact null of few ranks: conservative; take a permutation p.",
+    ),
+    Exempt(
+        "f",
+        ("welch",),
+        ("normal", "float16"),
+        (5,),
+        0.04,
+        0.055,
+        "Satterthwaite's df is itself estimated from 5 values: a little conservative.",
+    ),
+    Exempt(
+        "g",
+        ("mannwhitney", "wilcoxon"),
+        tuple(DISTRIBUTIONS),
+        (20,),
+        0.042,
+        0.055,
+        "as a: what 20 ranks allow with the continuity correction, and ties.",
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -65,6 +150,25 @@ class FalsePositives:
     @property
     def within_goal(self) -> bool:
         return GOAL[0] <= self.rate.value <= GOAL[1]
+
+    @property
+    def exempt(self) -> Exempt | None:
+        """Why this situation may miss the goal; None where it must not."""
+        return next((e for e in EXEMPT if self._is_in(e)), None)
+
+    def _is_in(self, exempt: Exempt) -> bool:
+        return (
+            self.test in exempt.tests
+            and self.distribution in exempt.distributions
+            and min(self.sizes) in exempt.sizes
+            and exempt.low <= self.rate.value <= exempt.high
+        )
+
+    def __str__(self) -> str:
+        if self.within_goal:
+            return f"{self.rate.value:.4f}"
+        mark = "**missed**" if self.exempt is None else f"({self.exempt.mark})"
+        return f"{self.rate.value:.4f} {mark}"
 
 
 def false_positives(
@@ -114,6 +218,35 @@ def _options(test: str, distribution: str, samples, rng) -> dict:
     for sample, z in zip(samples, covariate, strict=True):
         sample += 0.5 * z[:, None].astype(sample.dtype)
     return {"nuisance": np.concatenate(covariate)[:, None]}
+
+
+def permutation_false_positives(
+    test: str,
+    distribution: str,
+    n: int,
+    *,
+    n_simulations: int,
+    n_permutations: int = 999,
+    n_chunks: int = 20,
+    seed: int = 0,
+) -> FalsePositives:
+    """The same of the permutation p of every unit, relabellings drawn anew for each chunk."""
+    rng = np.random.default_rng([seed, 1, *map(ord, test + distribution), n])
+    rejected, attainable = [], np.nan
+    for _ in range(n_chunks):
+        samples = [
+            DISTRIBUTIONS[distribution](rng, (n, -(-n_simulations // n_chunks)))
+            for _ in range(N_GROUPS.get(test, 2))
+        ]
+        found = unit_permutation(samples, test, n_permutations=n_permutations, rng=rng)
+        rejected.append(found.p_value <= ALPHA)
+        if found.exact and test != "mannwhitney":
+            # A relabelling and its mirror image tie.
+            attainable = np.floor(ALPHA * found.n_permutations / 2) * 2 / found.n_permutations
+    if test == "mannwhitney" and distribution != "float16":
+        attainable = attainable_level(test, (n, n))
+    rate = Rate.of(np.concatenate(rejected))
+    return FalsePositives(test, distribution, (n, n), rate, attainable)
 
 
 @lru_cache
@@ -177,3 +310,52 @@ def _signs_with(v: int, n: int) -> np.ndarray:
         if rank <= v:
             signs[rank - 1], v = 1.0, v - rank
     return signs
+
+
+UNEQUAL = ("student", "welch", "mannwhitney", "brunnermunzel")
+PERMUTED = ("student", "welch", "mannwhitney", "paired")
+
+
+def section(n_simulations: int) -> tuple[str, list[FalsePositives]]:
+    """The tables, and what the figure draws."""
+    by_test = {
+        (test, law): [
+            false_positives(test, law, (n,) * N_GROUPS.get(test, 2), n_simulations=n_simulations)
+            for n in SIZES
+        ]
+        for test in TESTS
+        for law in DISTRIBUTIONS
+    }
+    rows = [[test, law, *cells] for (test, law), cells in by_test.items()]
+    parts = [table(["test", "distribution", *(f"n = {n}" for n in SIZES)], rows)]
+    every = [cell for cells in by_test.values() for cell in cells]
+    used = {e.mark for c in every if not c.within_goal and (e := c.exempt) is not None}
+    parts += ["\n".join(f"- ({e.mark}) {e.why}" for e in EXEMPT if e.mark in used)]
+    unequal = [
+        [
+            test,
+            *(
+                false_positives(test, "normal", (20, 60), sds=sds, n_simulations=n_simulations).rate
+                for sds in ((3.0, 1.0), (1.0, 3.0))
+            ),
+        ]
+        for test in UNEQUAL
+    ]
+    parts += ["Groups of 20 and 60 prompts with unequal variance (normal):"]
+    parts += [table(["test", "sd 3 : 1", "sd 1 : 3"], unequal)]
+    permuted = []
+    for test in PERMUTED:
+        for law in DISTRIBUTIONS:
+            cells = [
+                permutation_false_positives(test, law, n, n_simulations=n_simulations)
+                for n in (5, 10)
+            ]
+            permuted += [[test, law, *(_with_attainable(c) for c in cells)]]
+    parts += ["Permutation p of every unit (`unit_permutation`, B = 999, or all where fewer):"]
+    parts += [table(["test", "distribution", "n = 5", "n = 10"], permuted)]
+    return "\n\n".join(parts), every
+
+
+def _with_attainable(cell: FalsePositives) -> str:
+    told = f"{cell.rate.value:.4f}"
+    return told if np.isnan(cell.attainable) else f"{told} (attainable {cell.attainable:.4f})"
