@@ -10,10 +10,12 @@ from activation_analysis.analyses.designs import Design
 from activation_analysis.analyses.univariate import design_maps
 from activation_analysis.statistics.hypothesis_tests import glm_t, student_t
 from activation_analysis.statistics.permutation import max_t, unit_permutation
+from benchmarks.validation.false_positives import DISTRIBUTIONS
 from benchmarks.validation.families import recording_of
 from benchmarks.validation.rates import Rate, table
 
 ALPHA = 0.05
+SDS = {"t3": np.sqrt(3), "lognormal": np.sqrt(np.expm1(1) * np.e)}
 ICCS = (0.0, 0.1, 0.3, 0.5)
 
 
@@ -121,15 +123,13 @@ def confounded(
 
     Units come in 40 sets with a nuisance, and relabellings, of their own.
     """
-    from benchmarks.validation.false_positives import DISTRIBUTIONS
-
     rng = np.random.default_rng([seed, n, *map(ord, errors)])
     naive, adjusted, permuted = [], [], []
     for _ in range(40):
         z = rng.standard_normal(2 * n)
         z[:n] += gap
         noise = DISTRIBUTIONS[errors](rng, (2 * n, -(-n_units // 40)))
-        noise /= {"t3": np.sqrt(3)}.get(errors, 1.0)
+        noise /= SDS.get(errors, 1.0)
         y = correlation * z[:, None] + np.sqrt(1 - correlation**2) * noise
         a, b = y[:n], y[n:]
         naive.append(student_t(a, b).p_value <= ALPHA)

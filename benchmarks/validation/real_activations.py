@@ -1,0 +1,149 @@
+"""Family-wise error on activations of a real model: random halves of prompts of one condition.
+
+Nothing differs between random halves of one condition but by chance. Every honest run draws
+its prompts and its halves and calls `max_t` afresh. The pool is a short cut over many more
+relabellings: the maxima of a split's own relabellings are a sample of the maxima of all
+labellings of the same prompts, since a relabelling of a relabelling is a labelling like any
+other. So one pool of random labellings of one set of prompts serves every split of them, and
+a split's p is (1 + how many of 999 others of the pool are as large) / 1000.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.special import stdtr
+
+from activation_analysis.activations import SITES
+from activation_analysis.statistics.multiplicity import reject
+from activation_analysis.statistics.permutation import max_t
+from benchmarks.validation.rates import Rate, table
+
+ALPHA = 0.05
+GOAL = (0.037, 0.064)
+PROMPTS = Path("experiments/math_vs_nonmath/prompts.csv")
+CONDITION = "nonmath"
+SELECTED = 40  # prompts of a run, drawn from the condition
+
+
+def one_condition(path: Path = PROMPTS, condition: str = CONDITION) -> list[str]:
+    """The prompts of one condition: no effect among them."""
+    with path.open(encoding="utf-8") as stream:
+        return [row["prompt"] for row in csv.DictReader(stream) if row["condition"] == condition]
+
+
+def activations(texts: Sequence[str]) -> np.ndarray:
+    """Every unit of the embedded model at the last token, (n_texts, 115200) float32."""
+    from activation_analysis import ActivationCapture
+
+    recorded = ActivationCapture("smollm2-135m", device="cpu", progress=False).capture_batch(
+        texts, SITES
+    )
+    return np.hstack([recorded.matrix(site) for site in recorded.sites])
+
+
+@dataclass(frozen=True, eq=False)
+class HonestRuns:
+    """Splits of real activations, each tested from scratch."""
+
+    test: str
+    n_units: int
+    any_significant: Rate  # single-step max-T
+    p_smallest: np.ndarray  # (n_splits,) family-wise p of the strongest unit
+    by_p_value: dict[str, Rate]  # control of parametric p-values -> any unit significant
+
+
+def honest_runs(
+    x: np.ndarray,
+    n_splits: int,
+    *,
+    test: str = "student",
+    n_permutations: int = 999,
+    n_selected: int = SELECTED,
+    seed: int = 0,
+) -> HonestRuns:
+    """Draw prompts, halve them, test every unit with max-T; also with Bonferroni and BH."""
+    p_smallest = np.empty(n_splits)
+    controls = ("bonferroni", "fdr_bh") if test == "student" else ()
+    hits = {c: np.empty(n_splits, dtype=bool) for c in controls}
+    for i in range(n_splits):
+        rng = np.random.default_rng([seed, i, len(test)])
+        a, b = np.split(x[rng.permutation(len(x))[:n_selected]], 2)
+        found = max_t(a, b, test, n_permutations, rng=rng, n_threads=1)
+        p_smallest[i] = np.nanmin(found.p_value)
+        for control in controls:
+            p = 2 * stdtr(n_selected - 2, -np.abs(found.statistic))
+            hits[control][i] = reject(p, control, ALPHA).any()
+    by_p_value = {control: Rate.of(hit) for control, hit in hits.items()}
+    return HonestRuns(test, x.shape[1], Rate.of(p_smallest <= ALPHA), p_smallest, by_p_value)
+
+
+@dataclass(frozen=True, eq=False)
+class PooledSplits:
+    """Splits compared with others of the same prompts."""
+
+    test: str
+    n_sets: int  # sets of prompts
+    any_significant: Rate
+    null_max: np.ndarray  # (n_sets, n_pool) maxima of every labelling
+
+
+def pooled_splits(
+    x: np.ndarray,
+    n_splits: int,
+    *,
+    test: str = "student",
+    n_sets: int = 10,
+    n_pool: int = 2000,
+    n_selected: int = SELECTED,
+    seed: int = 0,
+) -> PooledSplits:
+    """Maxima of many labellings of each of several sets of prompts; each split against 999."""
+    rng = np.random.default_rng([seed, 1, len(test)])
+    per_set = -(-n_splits // n_sets)
+    null_max, errors = [], []
+    for _ in range(n_sets):
+        a, b = np.split(x[rng.permutation(len(x))[:n_selected]], 2)
+        pool = max_t(a, b, test, n_pool, exact=False, rng=rng, n_threads=1).null_max
+        null_max.append(pool)
+        for split in rng.choice(n_pool, per_set, replace=False):
+            others = rng.choice(np.delete(pool, split), 999, replace=False)
+            errors.append((1 + np.sum(others >= pool[split] * (1 - 1e-12))) / 1000 <= ALPHA)
+    return PooledSplits(test, n_sets, Rate.of(np.array(errors)), np.array(null_max))
+
+
+def section(
+    n_simulations: int, cache: Path | None = None
+) -> tuple[str, tuple[HonestRuns, PooledSplits]]:
+    """``cache`` keeps the activations, so that a second run does not record them again."""
+    if cache is not None and cache.exists():
+        x = np.load(cache)
+    else:
+        x = activations(one_condition())
+        if cache is not None:
+            np.save(cache, x)
+    honest = honest_runs(x, n_simulations)
+    welch = honest_runs(x, max(n_simulations // 4, 1), test="welch")
+    pooled = pooled_splits(x, 1000)
+    rows = [
+        [f"max-T, {r.test}, each run from scratch", r.any_significant.n, r.any_significant]
+        for r in (honest, welch)
+    ]
+    rows += [
+        [
+            f"max-T, student, pool of {pooled.null_max.size:,} labellings of "
+            f"{pooled.n_sets} sets of prompts",
+            pooled.any_significant.n,
+            pooled.any_significant,
+        ]
+    ]
+    rows += [
+        [f"{control} of Student's p, the same runs", rate.n, rate]
+        for control, rate in honest.by_p_value.items()
+    ]
+    told = table(["control", "splits", "any unit significant"], rows)
+    return f"{x.shape[1]:,} units, {x.shape[0]} prompts.\n\n{told}", (honest, pooled)
