@@ -11,9 +11,12 @@ a split's p is (1 + how many of 999 others of the pool are as large) / 1000.
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+import pickle
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from scipy.special import stdtr
@@ -28,6 +31,8 @@ GOAL = (0.037, 0.064)
 PROMPTS = Path("experiments/math_vs_nonmath/prompts.csv")
 CONDITION = "nonmath"
 SELECTED = 40  # prompts of a run, drawn from the condition
+PART = 250  # runs that are kept together
+T = TypeVar("T")
 
 
 def one_condition(path: Path = PROMPTS, condition: str = CONDITION) -> list[str]:
@@ -64,14 +69,18 @@ def honest_runs(
     test: str = "student",
     n_permutations: int = 999,
     n_selected: int = SELECTED,
+    first: int = 0,
     seed: int = 0,
 ) -> HonestRuns:
-    """Draw prompts, halve them, test every unit with max-T; also with Bonferroni and BH."""
+    """Draw prompts, halve them, test every unit with max-T; also with Bonferroni and BH.
+
+    Splits are numbered from ``first``, so that parts of a long run can be put together.
+    """
     p_smallest = np.empty(n_splits)
     controls = ("bonferroni", "fdr_bh") if test == "student" else ()
     hits = {c: np.empty(n_splits, dtype=bool) for c in controls}
     for i in range(n_splits):
-        rng = np.random.default_rng([seed, i, len(test)])
+        rng = np.random.default_rng([seed, first + i, len(test)])
         a, b = np.split(x[rng.permutation(len(x))[:n_selected]], 2)
         found = max_t(a, b, test, n_permutations, rng=rng, n_threads=1)
         p_smallest[i] = np.nanmin(found.p_value)
@@ -116,22 +125,42 @@ def pooled_splits(
     return PooledSplits(test, n_sets, Rate.of(np.array(errors)), np.array(null_max))
 
 
-def section(
-    n_simulations: int, cache: Path | None = None
-) -> tuple[str, tuple[HonestRuns, PooledSplits]]:
-    """``cache`` keeps the activations, so that a second run does not record them again."""
-    if cache is not None and cache.exists():
-        x = np.load(cache)
-    else:
-        x = activations(one_condition())
-        if cache is not None:
-            np.save(cache, x)
-    honest = honest_runs(x, n_simulations)
-    welch = honest_runs(x, max(n_simulations // 4, 1), test="welch")
+def put_together(parts: Sequence[HonestRuns]) -> HonestRuns:
+    """Several parts of one long run."""
+    p = np.concatenate([part.p_smallest for part in parts])
+    by_p_value = {
+        c: Rate(sum(part.by_p_value[c].count for part in parts), len(p))
+        for c in parts[0].by_p_value
+    }
+    return HonestRuns(parts[0].test, parts[0].n_units, Rate.of(p <= ALPHA), p, by_p_value)
+
+
+def kept(path: Path, make: Callable[[], T]) -> T:
+    """What ``make`` makes, from the file of an earlier run where there is one."""
+    if path.exists():
+        return pickle.loads(path.read_bytes())
+    made = make()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(pickle.dumps(made))
+    return made
+
+
+def section(n_simulations: int, cache: Path) -> tuple[str, tuple[HonestRuns, PooledSplits]]:
+    """``cache`` keeps activations and finished parts: a run that was cut off goes on from there."""
+    x = kept(cache / "nonmath.pickle", lambda: activations(one_condition()))
+    every = []
+    for test, n in (("student", n_simulations), ("welch", n_simulations // 4)):
+        parts = []
+        for first in range(0, n, PART):
+            path = cache / f"{test}_{first}_{min(PART, n - first)}.pickle"
+            run = partial(honest_runs, x, min(PART, n - first), test=test, first=first)
+            parts.append(kept(path, run))
+        every.append(put_together(parts))
+    honest = every[0]
     pooled = pooled_splits(x, 1000)
     rows = [
         [f"max-T, {r.test}, each run from scratch", r.any_significant.n, r.any_significant]
-        for r in (honest, welch)
+        for r in every
     ]
     rows += [
         [
