@@ -11,12 +11,10 @@ a split's p is (1 + how many of 999 others of the pool are as large) / 1000.
 from __future__ import annotations
 
 import csv
-import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from scipy.special import stdtr
@@ -32,7 +30,6 @@ PROMPTS = Path("experiments/math_vs_nonmath/prompts.csv")
 CONDITION = "nonmath"
 SELECTED = 40  # prompts of a run, drawn from the condition
 PART = 250  # runs that are kept together
-T = TypeVar("T")
 
 
 def one_condition(path: Path = PROMPTS, condition: str = CONDITION) -> list[str]:
@@ -61,6 +58,14 @@ class HonestRuns:
     p_smallest: np.ndarray  # (n_splits,) family-wise p of the strongest unit
     by_p_value: dict[str, Rate]  # control of parametric p-values -> any unit significant
 
+    @classmethod
+    def of(cls, test: str, n_units: int, parts: Sequence[dict[str, np.ndarray]]) -> HonestRuns:
+        """Of one part of `split_by_split` or several."""
+        whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        p = whole.pop("p_smallest")
+        by_p_value = {control: Rate.of(hit) for control, hit in whole.items()}
+        return cls(test, n_units, Rate.of(p <= ALPHA), p, by_p_value)
+
 
 def honest_runs(
     x: np.ndarray,
@@ -69,9 +74,25 @@ def honest_runs(
     test: str = "student",
     n_permutations: int = 999,
     n_selected: int = SELECTED,
-    first: int = 0,
     seed: int = 0,
 ) -> HonestRuns:
+    """`split_by_split`, summed up."""
+    part = split_by_split(
+        x, n_splits, test=test, n_permutations=n_permutations, n_selected=n_selected, seed=seed
+    )
+    return HonestRuns.of(test, x.shape[1], [part])
+
+
+def split_by_split(
+    x: np.ndarray,
+    n_splits: int,
+    *,
+    test: str = "student",
+    n_permutations: int = 999,
+    n_selected: int = SELECTED,
+    first: int = 0,
+    seed: int = 0,
+) -> dict[str, np.ndarray]:
     """Draw prompts, halve them, test every unit with max-T; also with Bonferroni and BH.
 
     Splits are numbered from ``first``, so that parts of a long run can be put together.
@@ -87,8 +108,7 @@ def honest_runs(
         for control in controls:
             p = 2 * stdtr(n_selected - 2, -np.abs(found.statistic))
             hits[control][i] = reject(p, control, ALPHA).any()
-    by_p_value = {control: Rate.of(hit) for control, hit in hits.items()}
-    return HonestRuns(test, x.shape[1], Rate.of(p_smallest <= ALPHA), p_smallest, by_p_value)
+    return {"p_smallest": p_smallest, **hits}
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,37 +145,26 @@ def pooled_splits(
     return PooledSplits(test, n_sets, Rate.of(np.array(errors)), np.array(null_max))
 
 
-def put_together(parts: Sequence[HonestRuns]) -> HonestRuns:
-    """Several parts of one long run."""
-    p = np.concatenate([part.p_smallest for part in parts])
-    by_p_value = {
-        c: Rate(sum(part.by_p_value[c].count for part in parts), len(p))
-        for c in parts[0].by_p_value
-    }
-    return HonestRuns(parts[0].test, parts[0].n_units, Rate.of(p <= ALPHA), p, by_p_value)
-
-
-def kept(path: Path, make: Callable[[], T]) -> T:
+def kept(path: Path, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """What ``make`` makes, from the file of an earlier run where there is one."""
-    if path.exists():
-        return pickle.loads(path.read_bytes())
-    made = make()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(pickle.dumps(made))
-    return made
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(path, **make())
+    with np.load(path) as arrays:
+        return dict(arrays)
 
 
 def section(n_simulations: int, cache: Path) -> tuple[str, tuple[HonestRuns, PooledSplits]]:
     """``cache`` keeps activations and finished parts: a run that was cut off goes on from there."""
-    x = kept(cache / "nonmath.pickle", lambda: activations(one_condition()))
+    x = kept(cache / "activations.npz", lambda: {"x": activations(one_condition())})["x"]
     every = []
     for test, n in (("student", n_simulations), ("welch", n_simulations // 4)):
         parts = []
         for first in range(0, n, PART):
-            path = cache / f"{test}_{first}_{min(PART, n - first)}.pickle"
-            run = partial(honest_runs, x, min(PART, n - first), test=test, first=first)
-            parts.append(kept(path, run))
-        every.append(put_together(parts))
+            size = min(PART, n - first)
+            run = partial(split_by_split, x, size, test=test, first=first)
+            parts.append(kept(cache / f"{test}_{first}_{size}.npz", run))
+        every.append(HonestRuns.of(test, x.shape[1], parts))
     honest = every[0]
     pooled = pooled_splits(x, 1000)
     rows = [
