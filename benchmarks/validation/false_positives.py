@@ -153,16 +153,24 @@ class FalsePositives:
 
     @property
     def exempt(self) -> Exempt | None:
-        """Why this situation may miss the goal; None where it must not."""
-        return next((e for e in EXEMPT if self._is_in(e)), None)
+        """Why this rate may miss the goal; None where it must not."""
+        return next((e for e in self._exemptions if e.low <= self.rate.value <= e.high), None)
 
-    def _is_in(self, exempt: Exempt) -> bool:
-        return (
-            self.test in exempt.tests
-            and self.distribution in exempt.distributions
-            and min(self.sizes) in exempt.sizes
-            and exempt.low <= self.rate.value <= exempt.high
-        )
+    @property
+    def allowed(self) -> tuple[float, float]:
+        """Lowest and highest true rate of this situation: the goal, and what is exempt."""
+        ranges = [GOAL, *((e.low, e.high) for e in self._exemptions)]
+        return min(low for low, _ in ranges), max(high for _, high in ranges)
+
+    @property
+    def _exemptions(self) -> list[Exempt]:
+        return [
+            e
+            for e in EXEMPT
+            if self.test in e.tests
+            and self.distribution in e.distributions
+            and min(self.sizes) in e.sizes
+        ]
 
     def __str__(self) -> str:
         if self.within_goal:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.special import stdtr
@@ -23,6 +24,9 @@ from activation_analysis.activations import SITES
 from activation_analysis.statistics.multiplicity import reject
 from activation_analysis.statistics.permutation import max_t
 from benchmarks.validation.rates import Rate, table
+
+if TYPE_CHECKING:
+    from activation_analysis import ActivationCapture
 
 ALPHA = 0.05
 GOAL = (0.037, 0.064)
@@ -38,13 +42,13 @@ def one_condition(path: Path = PROMPTS, condition: str = CONDITION) -> list[str]
         return [row["prompt"] for row in csv.DictReader(stream) if row["condition"] == condition]
 
 
-def activations(texts: Sequence[str]) -> np.ndarray:
+def activations(texts: Sequence[str], capture: ActivationCapture | None = None) -> np.ndarray:
     """Every unit of the embedded model at the last token, (n_texts, 115200) float32."""
-    from activation_analysis import ActivationCapture
+    if capture is None:
+        from activation_analysis import ActivationCapture
 
-    recorded = ActivationCapture("smollm2-135m", device="cpu", progress=False).capture_batch(
-        texts, SITES
-    )
+        capture = ActivationCapture("smollm2-135m", device="cpu", progress=False)
+    recorded = capture.capture_batch(texts, SITES)
     return np.hstack([recorded.matrix(site) for site in recorded.sites])
 
 
