@@ -57,7 +57,7 @@ def sections(cache: Path) -> dict[str, Section]:
         "coverage": Section(coverage.section, 20_000, figures.coverage),
         "selection": Section(selection.section, 400, figures.selection),
         "templates": Section(dependence.templates_section, 20_000, figures.templates),
-        "confounded": Section(dependence.confounded_section, 20_000),
+        "confounded": Section(dependence.confounded_section, 100_000),
         "tails": Section(tails.section, 400),
     }
 

@@ -159,7 +159,7 @@ def templates_section(n_simulations: int) -> tuple[str, list[Templates]]:
     head = ["ICC", "templates", "Student, prompts", "Student, template means"]
     parts = [table([*head, "Welch, template means", "permutation by `group`"], rows)]
     families = [
-        template_families(max(n_simulations // 20, 50), icc, crossed=crossed)
+        template_families(max(n_simulations // 5, 50), icc, crossed=crossed)
         for icc, crossed in ((0.0, False), (0.5, False), (0.5, True))
     ]
     rows = [[f.icc, "crossed" if f.crossed else "nested", f.naive, f.blocks] for f in families]

@@ -82,7 +82,9 @@ def test_intervals_cover_94_to_96_percent_or_as_stated():
 def test_held_out_effects_are_unbiased_where_in_sample_ones_are_far_off(true_sd):
     found = selection.selection(400, n=50, true_sd=true_sd)
     assert found.in_sample.value > selection.GOAL_IN_SAMPLE
-    assert abs(found.held_out.value) < selection.GOAL_HELD_OUT
+    assert abs(found.held_out_g.value) < selection.GOAL_HELD_OUT
+    if found.truth.mean() < 1:  # beyond, the small-sample bias of d itself is larger
+        assert abs(found.held_out.value) < selection.GOAL_HELD_OUT
     assert found.covered.agrees_with(0.94, 0.96)
 
 
@@ -91,13 +93,13 @@ def test_groups_keep_the_error_rate_of_templated_prompts(icc):
     found = dependence.templates(20_000, icc)
     for rate in (found.means, found.welch_means, found.permuted):
         assert 0.04 <= rate.value <= 0.06
-    assert dependence.template_families(1000, icc).blocks.is_at_most(0.05)
+    assert dependence.template_families(2000, icc).blocks.is_at_most(0.05)
 
 
 @pytest.mark.parametrize("errors", ["normal", "t3", "lognormal"])
 def test_freedman_lane_keeps_the_error_rate_beside_a_confounded_nuisance(errors):
     for n in (10, 50):
-        found = dependence.confounded(20_000, n=n, errors=errors)
+        found = dependence.confounded(100_000, n=n, errors=errors)
         assert 0.045 <= found.freedman_lane.value <= 0.055
 
 
