@@ -113,22 +113,21 @@ def discoveries(every: Mapping[float, Mapping[str, Discoveries]]) -> Figure:
             color=CONTROL_COLORS[k],
             label=control,
         )
-    left.axhline(ALPHA, color=QUIET, lw=0.8)
+    left.axhline(ALPHA, color=QUIET, lw=0.8, ls="--")
     left.set_xticks(range(len(shares)), [f"{share:.0%}" for share in shares])
     left.set_xlabel("units planted")
-    left.set_ylabel("mean FDP (bars: 2 SE)")
+    left.set_ylabel("mean FDP (bars: 2 SE; dashed: q)")
     left.set_ylim(0, None)
-    left.legend(loc="upper left", bbox_to_anchor=(0, 0.62))
+    fig.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=5)
     share = 0.1
     bins = np.linspace(0, 0.5, 41)
     for color, control in ((CONTROL_COLORS[0], "fdr_bh"), (CONTROL_COLORS[1], "fdr_by")):
         fdp = every[share][control].fdp
         right.hist(fdp, bins, histtype="step", color=color, label=control)
-    right.axvline(ALPHA, color=QUIET, lw=0.8)
+    right.axvline(ALPHA, color=QUIET, lw=0.8, ls="--")
     right.set_yscale("log")
     right.set_xlabel(f"FDP of one dataset, {share:.0%} planted")
     right.set_ylabel("datasets")
-    right.legend(loc="upper right")
     return fig
 
 
@@ -189,13 +188,13 @@ def templates(every: Sequence[Templates]) -> Figure:
     fig = _empty(5.2, 3.4)
     ax = fig.subplots()
     ax.axhspan(0.04, 0.06, color=BAND, lw=0)
-    for name, color, marker, label in (
-        ("naive", FIRST, "o", "prompts as independent"),
-        ("means", SECOND, "s", "template means, Student"),
-        ("permuted", "black", "^", "whole-block permutation"),
+    for name, color, marker, size, label in (
+        ("naive", FIRST, "o", 5, "prompts as independent"),
+        ("means", SECOND, "s", 8, "template means, Student"),
+        ("permuted", "black", "^", 4, "whole-block permutation"),
     ):
         values = [getattr(t, name).value for t in nested]
-        ax.plot(iccs, values, color=color, marker=marker, ms=5, label=label)
+        ax.plot(iccs, values, color=color, marker=marker, ms=size, label=label)
     ax.set_xlabel("intraclass correlation of 10 templates x 10 fillings")
     ax.set_ylabel("false positives at .05")
     ax.set_ylim(0, None)
