@@ -5,10 +5,14 @@ A bound fails once in a million runs where the rate is what it should be; seeds 
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from workbench import ROOT
 
 from activation_analysis.statistics.hypothesis_tests import TESTS
+from benchmarks.validation import __main__ as validation
 from benchmarks.validation import (
     coverage,
     dependence,
@@ -21,6 +25,7 @@ from benchmarks.validation import (
 from benchmarks.validation.rates import Mean, Rate, table
 
 N = 2000
+DOCUMENT = ROOT / "docs" / "validation.md"
 
 
 @pytest.mark.parametrize("n", [5, 20])
@@ -151,3 +156,26 @@ def test_a_rate_knows_what_chance_can_do():
     assert str(Rate(50, 1000)) == "0.050 ± 0.007"
     assert Mean.of([1.0, 3.0]) == Mean(2.0, 1.0, 2)
     assert table(["a", "b"], [[1, 2.5]]) == "| a | b |\n| --- | --- |\n| 1 | 2.5 |"
+
+
+def test_the_document_shows_every_section_and_its_figure():
+    text = DOCUMENT.read_text(encoding="utf-8")
+    for name, section in validation.sections(Path("unused")).items():
+        inside = text.split(f"<!-- {name} -->")[1].split(f"<!-- end of {name} -->")[0]
+        assert inside.count("\n| ") > 3, name
+        assert "**missed**" not in inside, name
+        image = f"images/validation_{name}.png"
+        assert (image in text) == (section.draw is not None)
+        assert (DOCUMENT.parent / image).exists() == (section.draw is not None)
+
+
+def test_a_table_is_written_between_its_marks_and_nowhere_else(tmp_path, monkeypatch):
+    document = tmp_path / "validation.md"
+    document.write_text("before\n<!-- a -->\nold\n<!-- end of a -->\nafter\n", encoding="utf-8")
+    monkeypatch.setattr(validation, "DOCUMENT", document)
+    validation.write("a", r"new \1")
+    assert document.read_text(encoding="utf-8") == (
+        "before\n<!-- a -->\n\nnew \\1\n\n<!-- end of a -->\nafter\n"
+    )
+    with pytest.raises(SystemExit, match="has no <!-- b -->"):
+        validation.write("b", "new")
