@@ -12,6 +12,19 @@ import pytest
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
 
 
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="run the tests marked slow as well")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Not by ``-m "not slow"`` in addopts, which a user's own ``-m`` would replace."""
+    if config.getoption("--slow"):
+        return
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.skip(reason="slow simulation; run with --slow"))
+
+
 @pytest.fixture(autouse=True)
 def one_thread_for_tiny_models(request):
     """Threads that meet at every tiny product wait for each other, on a busy machine for long."""

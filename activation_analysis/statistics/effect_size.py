@@ -154,7 +154,8 @@ def cohens_d_interval(
         (1 +- confidence)/2 quantile of the noncentral t, times sqrt(1/n_a + 1/n_b)
 
     Exact for normal data of equal variance; a million units, interpolated to 1e-9, take a quarter
-    of a second. That of Hedges' g is J times it. With SDs of 3 and 1 it covers 94 % in equal
+    of a second. That of Hedges' g is J times it (93.5 % with 5 prompts a group at a true d of 2).
+    With SDs of 3 and 1 it covers 94 % in equal
     groups, but 79 % where the 10 prompts vary more than the 30, and 99 % where they vary less:
     report ``cliffs_delta_interval`` beside it. Says nothing honest about a d that was selected for
     being large.
@@ -194,7 +195,8 @@ def paired_d_interval(a: np.ndarray, b: np.ndarray, *, confidence: float = 0.95)
 
         exact limits of mean(a - b) / sd(a - b), times sd(a - b) / pooled sd
 
-    Pairs that go together narrow it; the ratio of the two SDs is taken as known.
+    Pairs that go together narrow it; the ratio of the two SDs is taken as known. Covers 94 to
+    96.5 % up to d = 1, and too much beyond: 97 % at 2, 98 to 99 % at 4 where r is below .7.
 
     Parameters, result and errors as ``cohens_d`` on aligned rows.
 

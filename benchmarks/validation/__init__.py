@@ -1,0 +1,1 @@
+"""Simulations that show the error rates: `python -m benchmarks.validation`, docs/validation.md."""
