@@ -160,14 +160,24 @@ class ActivationStats:
 
     @staticmethod
     def multiple_comparison_correction(
-        p_values: np.ndarray, method: str = "fdr_bh", alpha: float = 0.05
+        p_values: np.ndarray,
+        method: str = "fdr_bh",
+        alpha: float = 0.05,
+        *,
+        n_permutations: int | None = None,
     ) -> multiplicity.Adjusted:
         """Correct a family of p-values: ``rejected`` and ``p_adjusted``, in the shape given.
 
         ``method`` is ``"fdr_bh"``, ``"fdr_by"``, ``"fdr_tsbky"``, ``"bonferroni"`` or ``"holm"``.
-        NaN stays NaN and does not count as a test.
+        NaN stays NaN and does not count as a test. Uncorrected p-values of a permutation test
+        need ``n_permutations`` beside them: too few for the family are refused.
         """
-        return multiplicity.adjust(array_of(p_values, "p_values"), control=method, alpha=alpha)
+        return multiplicity.adjust(
+            array_of(p_values, "p_values"),
+            control=method,
+            alpha=alpha,
+            n_permutations=n_permutations,
+        )
 
     @staticmethod
     def compute_rsa_similarity(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -23,7 +24,13 @@ class Adjusted:
     family_size: int  # p-values that are not NaN
 
 
-def adjust(p: np.ndarray, control: str = "fdr_bh", alpha: float = 0.05) -> Adjusted:
+def adjust(
+    p: np.ndarray,
+    control: str = "fdr_bh",
+    alpha: float = 0.05,
+    *,
+    n_permutations: int | None = None,
+) -> Adjusted:
     """Adjust a family of p-values: which tests survive when so many were made?
 
         bonferroni   m p
@@ -50,6 +57,8 @@ def adjust(p: np.ndarray, control: str = "fdr_bh", alpha: float = 0.05) -> Adjus
         An entry of ``CONTROLS``.
     alpha : float
         Error rate, between 0 and 1.
+    n_permutations : int, optional
+        Of permutation p-values, none of which is below 1 / (n_permutations + 1).
 
     Returns
     -------
@@ -58,7 +67,8 @@ def adjust(p: np.ndarray, control: str = "fdr_bh", alpha: float = 0.05) -> Adjus
     Raises
     ------
     ValueError
-        If a p-value lies outside 0..1, or ``control`` or ``alpha`` is not allowed.
+        If a p-value lies outside 0..1, ``control`` or ``alpha`` is not allowed, or there are too
+        few permutations for a unit to be found by itself.
 
     References
     ----------
@@ -70,12 +80,25 @@ def adjust(p: np.ndarray, control: str = "fdr_bh", alpha: float = 0.05) -> Adjus
     p = _family(p, control, alpha)
     order = np.argsort(p, axis=None)  # NaN last
     family_size = p.size - int(np.isnan(p).sum())
+    if n_permutations is not None:
+        _refuse_floor(n_permutations, family_size, alpha)
     in_family = order[:family_size]
     p_adjusted = np.full(p.shape, np.nan)
     adjusted = CONTROLS[control](p.ravel()[in_family], family_size, alpha)
     p_adjusted.reshape(-1)[in_family] = np.minimum(adjusted, 1)
     # NaN compares false: what was not tested is not rejected.
     return Adjusted(p_adjusted <= alpha, p_adjusted, control, alpha, family_size)
+
+
+def _refuse_floor(n_permutations: int, family_size: int, alpha: float) -> None:
+    """A ValueError where the smallest permutation p cannot pass the first step of any control."""
+    if (n_permutations + 1) * alpha < family_size:
+        raise ValueError(
+            f"permutation p-values from {n_permutations:,} permutations are at least "
+            f"{1 / (n_permutations + 1):.2g}, but one unit of {family_size:,} needs "
+            f"{alpha / max(family_size, 1):.2g}: draw {math.ceil(family_size / alpha) - 1:,}, or "
+            f"use max_t, which corrects by the same permutations"
+        )
 
 
 def reject(p: np.ndarray, control: str = "fdr_bh", alpha: float = 0.05) -> np.ndarray:

@@ -219,3 +219,12 @@ def test_what_is_no_p_value_is_refused():
         adjust([0.1], alpha=5)
     with pytest.raises(ValueError, match="no control 'max_t'; known: fdr_bh, fdr_by, fdr_tsbky"):
         reject([0.1], control="max_t")
+
+
+def test_too_few_permutations_for_the_family_are_refused():
+    p = np.full(1000, 1 / 1000)
+    with pytest.raises(
+        ValueError, match="at least 0.001, but one unit of 1,000 needs 5e-05: draw 19,999"
+    ):
+        adjust(p, n_permutations=999)
+    assert adjust(p, n_permutations=19_999).rejected.all()
