@@ -126,15 +126,6 @@ EXEMPT = (
         0.055,
         "Satterthwaite's df is itself estimated from 5 values: a little conservative.",
     ),
-    Exempt(
-        "g",
-        ("mannwhitney", "wilcoxon"),
-        tuple(DISTRIBUTIONS),
-        (20,),
-        0.042,
-        0.055,
-        "as a: what 20 ranks allow with the continuity correction, and ties.",
-    ),
 )
 
 
