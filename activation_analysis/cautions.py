@@ -44,9 +44,12 @@ def unread_marks(prompts: PromptSet, position: str) -> str:
     )
 
 
-def imbalance(balance: pd.DataFrame) -> str:
-    """Covariates in which the two sides differ, of a table that `balance` made."""
-    off = balance[balance["flagged"]]
+def imbalance(balance: pd.DataFrame, adjusted: Sequence[str] = ()) -> str:
+    """Covariates in which the two sides differ, of a table that `balance` made.
+
+    ``adjusted`` are those that the test takes out.
+    """
+    off = balance[balance["flagged"] & ~balance["covariate"].isin(adjusted)]
     if off.empty:
         return ""
     named = ", ".join(f"{row.covariate} ({row.smd:+.2f})" for row in off.itertuples())

@@ -284,7 +284,7 @@ def contrast_result(
             for said in (
                 univariate.small_sample_warning(compared, power),
                 cautions.truncation(activations),
-                cautions.imbalance(alike),
+                cautions.imbalance(alike, adjusted=options.nuisance),
                 cautions.unequal_pooling(experiment.prompts, contrast, options.test),
                 cautions.dependence(
                     experiment.prompts,

@@ -385,3 +385,63 @@ def test_a_device_that_is_not_there_is_refused_before_anything_is_read(tmp_path)
     experiment = Experiment.from_prompts(path, model=ModelOptions(device="cuda:99", id="nowhere"))
     with pytest.raises(ModelError, match="device 'cuda:99' asked for"):
         pipeline.prepare(experiment)
+
+
+def test_covariates_are_taken_out_and_no_longer_warned_of(tmp_path):
+    path = write_prompts(tmp_path / "p.csv", {"a": 20, "b": 20})
+    naive = Experiment.from_prompts(path, "a - b")
+    adjusted = apply_overrides(naive, ["univariate.test=glm_t", "univariate.nuisance=tokens"])
+    rng = np.random.default_rng(0)
+    n_tokens = np.concatenate([rng.integers(10, 20, 20), rng.integers(16, 26, 20)])
+    plain = synthetic_recording(naive)
+    values = {
+        site: {k: v + np.float32(0.4) * n_tokens[:, None] for k, v in layers.items()}
+        for site, layers in plain.values.items()
+    }
+    confounded = replace(plain, n_tokens=n_tokens, values=values)
+    (wrong,), (right,) = analyze(naive, confounded), analyze(adjusted, confounded)
+    assert wrong.n_significant > 0.9 * wrong.n_tested
+    assert right.n_significant == 0
+    assert any("tokens" in w for w in wrong.warnings)
+    assert not any("tokens (" in w for w in right.warnings)
+
+
+@pytest.mark.parametrize("control", ["fdr_bh", "max_t"])
+def test_groups_within_conditions_are_the_unit_of_analysis(tmp_path, control):
+    groups = [f"g{i // 5}" for i in range(60)]
+    path = write_prompts(tmp_path / "p.csv", {"a": 30, "b": 30}, group=groups)
+    grouped = apply_overrides(
+        Experiment.from_prompts(path, "a - b"), [f"univariate.control={control}"]
+    )
+    recording = synthetic_recording(grouped)
+    shared = np.random.default_rng(1).normal(size=(12, 1)) * 3
+    for layers in recording.values.values():
+        for layer in layers.values():
+            layer += shared[np.arange(60) // 5].astype(np.float32)
+    (result,) = analyze(grouped, recording)
+    assert (result.n, result.counted) == ((6, 6), "groups")
+    assert result.n_significant == 0
+    ignored = apply_overrides(grouped, ["univariate.groups=ignore", "univariate.control=fdr_bh"])
+    (naive,) = analyze(ignored, recording)
+    assert naive.n == (30, 30)
+    assert any("treats every prompt as independent" in w for w in naive.warnings)
+    if control == "max_t":
+        assert (result.permutation.exact, result.permutation.n_possible) == (True, 924)
+        assert result.permutation.exchangeable == "whole"
+
+
+def test_one_family_spans_all_contrasts_and_shares_its_shuffles(tmp_path):
+    path = write_prompts(tmp_path / "p.csv", {"a": 12, "b": 12, "c": 12})
+    both = apply_overrides(
+        Experiment.from_prompts(path, {"x": "a - b", "y": "a - c"}), ["univariate.control=max_t"]
+    )
+    recording = synthetic_recording(both, planted={("residual", 1): 3.0}, condition="c")
+    x, y = analyze(both, recording)
+    np.testing.assert_array_equal(x.permutation.null_max, y.permutation.null_max)
+    assert x.first_map.family_size == y.first_map.family_size == x.n_tested + y.n_tested
+    assert y.maps["residual"].significant[WIDTH : 2 * WIDTH].all()
+    assert x.n_significant == 0
+    again = analyze(both, recording)
+    for one, other in zip((x, y), again, strict=True):
+        for site in one.maps:
+            np.testing.assert_array_equal(one.maps[site].p_adjusted, other.maps[site].p_adjusted)

@@ -223,8 +223,6 @@ def test_what_is_no_p_value_is_refused():
 
 def test_too_few_permutations_for_the_family_are_refused():
     p = np.full(1000, 1 / 1000)
-    with pytest.raises(
-        ValueError, match="one unit of 1,000 needs"
-    ):
+    with pytest.raises(ValueError, match="one unit of 1,000 needs"):
         adjust(p, n_permutations=999)
     assert adjust(p, n_permutations=19_999).rejected.all()
