@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 if TYPE_CHECKING:
+    from activation_analysis.contrasts import Contrast
     from activation_analysis.prompts import PromptSet
 
 LARGEST_BALANCED_SMD = 0.1
@@ -64,6 +66,27 @@ def balance(
         measured[name] = _checked(name, values, len(prompt_set))
     sides = prompt_set.rows_of(first), prompt_set.rows_of(second)
     return pd.DataFrame([_row(name, *(v[s] for s in sides)) for name, v in measured.items()])
+
+
+def contrast_balance(
+    prompt_set: PromptSet, contrast: Contrast, covariates: Mapping[str, np.ndarray] | None = None
+) -> pd.DataFrame:
+    """`balance` of a contrast's two sides; of an omnibus contrast, of the worst pair a covariate.
+
+    Parameters, errors : as `balance`.
+    """
+    if not contrast.is_omnibus:
+        return balance(prompt_set, contrast.first, contrast.second, covariates)
+    tables = [
+        balance(prompt_set, *pair, covariates).assign(pair=f"{pair[0]} against {pair[1]}")
+        for pair in combinations(contrast.conditions, 2)
+    ]
+    every = pd.concat(tables, ignore_index=True)
+    worst = every.assign(size=every["smd"].abs()).groupby("covariate", sort=False)["size"].idxmax()
+    chosen = every.loc[worst].reset_index(drop=True)
+    if len(tables) > 1:
+        chosen["covariate"] += " (" + chosen["pair"] + ")"
+    return chosen.drop(columns="pair")
 
 
 def _row(name: str, a: np.ndarray, b: np.ndarray) -> dict[str, object]:

@@ -12,7 +12,7 @@ from activation_analysis.activations import Activations, RecordingSummary
 from activation_analysis.contrasts import Contrast
 from activation_analysis.options import PAIRED_TESTS, WEIGHTED_TESTS
 from activation_analysis.prompts import PromptSet
-from activation_analysis.results import LayerProfile, StatMap
+from activation_analysis.results import LayerProfile, PermutationSummary, StatMap
 from activation_analysis.spans import has_marks
 from activation_analysis.templates import Templates
 
@@ -81,21 +81,22 @@ def dependence(
     ``n_groups`` of every condition, where their means are compared; ``shuffled`` where labels
     are exchanged only as the groups allow.
     """
-    if prompts.blocks is None or test in PAIRED_TESTS:
+    if prompts.blocks is None or (test in PAIRED_TESTS and not n_groups):
         return ""
     column = "group" if "group" in prompts.table else "item"
     if n_groups:
         n = " and ".join(map(str, n_groups))
         return (
-            f"every {column} lies within one condition, so the {column} is the unit of analysis: "
-            f"the means of {n} {column}s are compared, not their prompts"
+            f"the {column} is the unit of analysis: means of {n} {column}s are compared, not "
+            f"their prompts"
         )
     if shuffled:
         return ""
     return (
         f"the prompts have a column {column!r}, but test {test!r} treats every prompt as "
         f"independent: p-values are off where prompts of one {column} are alike (too small where "
-        f"each {column} lies within one side, too large where it is on both)"
+        f"a {column} lies all or mostly on one side, too large where it is evenly on both); "
+        f"control 'max_t' shuffles within each {column}"
     )
 
 
@@ -202,3 +203,13 @@ def _named(found: Templates, kinds: set[int]) -> str:
 def _short(text: str) -> str:
     text = " ".join(text.split())
     return text if len(text) <= LONGEST_QUOTE else text[:LONGEST_QUOTE].rstrip() + "…"
+
+
+def unreachable(permutation: PermutationSummary | None, alpha: float) -> str:
+    """A design with so few relabellings that nothing can be significant."""
+    if permutation is None or permutation.smallest_p <= alpha:
+        return ""
+    return (
+        f"{permutation.n_possible:,} relabellings allow no p below {permutation.smallest_p:.2g}: "
+        f"nothing can be significant at {alpha:g}, however strong; write more prompts or groups"
+    )

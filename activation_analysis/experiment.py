@@ -274,13 +274,13 @@ def _marks_read(experiment: Experiment) -> Experiment:
 def _check_pairs(contrast: Contrast, prompts: PromptSet, where: str) -> None:
     if contrast.is_omnibus:
         raise ExperimentError(
-            f"{where}: test 'paired' compares two sides, and {contrast.expression!r} has none"
+            f"{where}: a paired test compares two sides, and {contrast.expression!r} has none"
         )
     try:
         prompts.pairs(contrast.first, contrast.second)
     except PromptError as error:
         raise ExperimentError(
-            f"{where}: test 'paired' of {contrast.expression!r}:\n{error}"
+            f"{where}: a paired test of {contrast.expression!r}:\n{error}"
         ) from None
 
 

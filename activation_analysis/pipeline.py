@@ -27,7 +27,7 @@ from activation_analysis.analyses.streamed import (
     refuse_whole_data,
 )
 from activation_analysis.analyses.templating import templating
-from activation_analysis.balance import balance
+from activation_analysis.balance import contrast_balance
 from activation_analysis.contrasts import Contrast
 from activation_analysis.errors import ExperimentError, ModelError, StoreError
 from activation_analysis.experiment import Experiment
@@ -243,23 +243,19 @@ def contrast_result(
     selection = univariate.half_effects(activations, halves_of(experiment, contrast), design)
     family_size = next(iter(maps.values())).family_size or 1
     compared, sizes = power_sides(contrast, design)
-    power = univariate.power_of_design(
-        *sizes,
+    power = univariate.power_of(
+        design,
+        sizes,
         alpha=options.alpha,
         family_size=family_size,
         control=options.control,
         threshold_t=permutation.critical if permutation and permutation.is_abs_t else None,
-        paired=design.is_paired,
     )
-    second = contrast.second or contrast.first[1:]
-    alike = balance(
-        experiment.prompts,
-        contrast.first[: None if contrast.second else 1],
-        second,
-        {"tokens": activations.n_tokens},
-    )
+    alike = contrast_balance(experiment.prompts, contrast, {"tokens": activations.n_tokens})
+    # p-values of prompts that are alike within crossed groups bound nothing.
+    bounds = None if design.blocks is not None and not design.means else family
     labels = side_names(contrast)
-    profiles = univariate.layer_profiles(maps, selection=selection, family=family)
+    profiles = univariate.layer_profiles(maps, selection=selection, family=bounds)
     return ContrastResult(
         model=activations.model,
         experiment=experiment.name,
@@ -277,7 +273,9 @@ def contrast_result(
         permutation=permutation,
         groups=contrast.conditions if len(design.n) > 2 else (),
         counted="groups" if design.means else "prompts",
-        n_true_at_least=univariate.lower_bound(univariate.every_p_value([maps]), family),
+        n_true_at_least=None
+        if bounds is None
+        else univariate.lower_bound(univariate.every_p_value([maps]), bounds),
         calibration=calibration,
         warnings=tuple(
             said
@@ -293,6 +291,7 @@ def contrast_result(
                     shuffled=permutation is not None and design.blocks is not None,
                 ),
                 undeclared_templates(activations, experiment.prompts, contrast, options.test),
+                cautions.unreachable(permutation, options.alpha),
                 cautions.exclusion(maps),
                 cautions.massive_units(profiles),
                 calibration.warning if calibration else "",

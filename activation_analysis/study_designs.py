@@ -90,9 +90,8 @@ def design_of(
     means = (
         blocks is not None
         and "group" in prompts.table
-        and test not in PAIRED_TESTS
         and not experiment.recording.stream
-        and is_nested(rows, blocks)
+        and (test in PAIRED_TESTS or is_nested(rows, blocks))
     )
     design = Design(
         rows=rows,
@@ -107,8 +106,8 @@ def design_of(
             f"{n} of {c!r}" for n, c in zip(design.n, side_names(contrast), strict=False)
         )
         raise ExperimentError(
-            f"contrast {contrast.name!r}: each group lies in one condition, so that groups are "
-            f"what is compared, and there are too few ({sides}); a condition needs 2 groups, "
+            f"contrast {contrast.name!r}: groups are what is compared, and there are too few "
+            f"({sides}); a condition needs 2 groups, "
             f'better 10. To take prompts for independent all the same: groups = "ignore"'
         )
     return design
@@ -167,7 +166,8 @@ def _cells(
     options, prompts = options_of(experiment), experiment.prompts
     if contrast.is_omnibus:
         rows = tuple(prompts.rows_of(c) for c in contrast.conditions)
-        return rows, None, omnibus_test(options.test, adjusted=bool(options.nuisance))
+        weights = TWO_SIDES if len(rows) == 2 else None  # a difference of two has a direction
+        return rows, weights, omnibus_test(options.test, adjusted=bool(options.nuisance))
     if options.test in PAIRED_TESTS:
         return prompts.pairs(contrast.first, contrast.second), TWO_SIDES, options.test
     if len(contrast.conditions) > 2 and options.test in WEIGHTED_TESTS:
@@ -211,9 +211,10 @@ def _check_nuisance(prompts: PromptSet, options: UnivariateOptions) -> None:
         raise ExperimentError(
             f'[univariate] nuisance goes with test = "glm_t" (a regression), not {options.test!r}'
         )
+    usable = (TOKENS, *prompts.covariates, "item", "group")
     for name in options.nuisance:
-        if name != TOKENS and name not in prompts.table:
-            known = ", ".join((TOKENS, *prompts.covariates))
+        if name not in usable or (name != TOKENS and name not in prompts.table):
+            known = ", ".join(n for n in usable if n == TOKENS or n in prompts.table)
             raise ExperimentError(f"[univariate] nuisance: no column {name!r}; known: {known}")
         if name != TOKENS and (prompts.table[name] == "").any():
             row = int(np.flatnonzero(prompts.table[name] == "")[0])

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from activation_analysis import cautions
-from activation_analysis.balance import balance
+from activation_analysis.balance import contrast_balance
 from activation_analysis.options import UnivariateOptions
 from activation_analysis.results import number, percent
 from activation_analysis.templates import find_templates
@@ -198,9 +198,7 @@ def show_check(experiment: Experiment, n_tokens: np.ndarray | None, problem: str
 
     found = find_templates(prompts)
     for contrast in experiment.contrasts:
-        if contrast.is_omnibus:
-            continue
-        alike = balance(prompts, contrast.first, contrast.second, covariates)
+        alike = contrast_balance(prompts, contrast, covariates)
         out.print()
         out.print(_balance_table(contrast.expression, alike))
         test = (experiment.univariate or UnivariateOptions()).test

@@ -287,14 +287,14 @@ def test_a_paired_test_needs_items_that_pair(root):
     with pytest.raises(ExperimentError) as caught:
         read_experiment(odd)
     assert str(caught.value).split("\n") == [
-        "experiments/b/experiment.toml:4: test 'paired' of 'math - nonmath':",
+        "experiments/b/experiment.toml:4: a paired test of 'math - nonmath':",
         "experiments/b/prompts.csv:3: item '2' is on one side of the contrast only; "
         "a paired test needs it on both",
         "experiments/b/prompts.csv:5: item '3' is on one side of the contrast only; "
         "a paired test needs it on both",
     ]
     omnibus = add_experiment(root, "c", paired.replace("math - nonmath", "math | nonmath"))
-    with pytest.raises(ExperimentError, match="test 'paired' compares two sides"):
+    with pytest.raises(ExperimentError, match="a paired test compares two sides"):
         read_experiment(omnibus)
 
 

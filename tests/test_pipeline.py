@@ -8,8 +8,9 @@ from scipy.stats import kstest
 from workbench import LAYERS, WIDTH, synthetic_recording, write_prompts
 
 from activation_analysis import ActivationCapture, ActivationStats, DataStore, pipeline
-from activation_analysis.errors import ModelError, PromptError, StoreError
+from activation_analysis.errors import ExperimentError, ModelError, PromptError, StoreError
 from activation_analysis.experiment import Experiment, ModelOptions, apply_overrides
+from activation_analysis.statistics.power import minimum_detectable_f
 
 
 @pytest.fixture
@@ -445,3 +446,82 @@ def test_one_family_spans_all_contrasts_and_shares_its_shuffles(tmp_path):
     for one, other in zip((x, y), again, strict=True):
         for site in one.maps:
             np.testing.assert_array_equal(one.maps[site].p_adjusted, other.maps[site].p_adjusted)
+
+
+def test_an_f_of_two_conditions_has_the_effects_of_its_t(tmp_path):
+    path = write_prompts(tmp_path / "p.csv", {"a": 14, "b": 11})
+    naive = Experiment.from_prompts(path, "a - b")
+    recording = synthetic_recording(naive, planted={("mlp", 0): 1.0}, condition="b")
+    for f, t, more in (("f", "student", []), ("glm_f", "glm_t", ["univariate.nuisance=tokens"])):
+        by_f, by_t = (
+            analyze(apply_overrides(naive, [f"univariate.test={test}", *more]), recording)[0]
+            for test in (f, t)
+        )
+        for site, expected in by_t.maps.items():
+            found = by_f.maps[site]
+            np.testing.assert_allclose(found.statistic, expected.statistic**2, rtol=1e-9)
+            for name in ("effect_size", "effect_low", "effect_high", "p_value"):
+                np.testing.assert_allclose(
+                    getattr(found, name), getattr(expected, name), rtol=1e-7, atol=1e-12
+                )
+
+
+def test_pairs_of_one_group_are_averaged(tmp_path):
+    n_groups, size = 8, 6
+    rng = np.random.default_rng(3)
+    item = [f"i{i}" for i in range(n_groups * size)] * 2
+    group = [f"g{i // size}" for i in range(n_groups * size)] * 2
+    counts = {"a": n_groups * size, "b": n_groups * size}
+    path = write_prompts(tmp_path / "p.csv", counts, item=item, group=group)
+    paired = apply_overrides(Experiment.from_prompts(path, "a - b"), ["univariate.test=paired"])
+    recording = synthetic_recording(paired)
+    first = paired.prompts.rows_of("a")
+    for layers in recording.values.values():
+        for layer in layers.values():  # what a group does to its differences
+            shift = rng.normal(size=(n_groups, layer.shape[1])) * 2
+            layer[first] += np.repeat(shift, size, axis=0).astype(np.float32)
+    (result,) = analyze(paired, recording)
+    assert (result.n, result.counted, result.n_significant) == ((8, 8), "groups", 0)
+    (naive,) = analyze(apply_overrides(paired, ["univariate.groups=ignore"]), recording)
+    assert naive.n_significant > 0.1 * naive.n_tested
+
+
+def test_crossed_groups_claim_no_bound_and_too_few_relabellings_are_said(tmp_path):
+    group = [f"g{i % 6}" for i in range(24)]
+    path = write_prompts(tmp_path / "p.csv", {"a": 12, "b": 12}, group=group)
+    crossed = Experiment.from_prompts(path, "a - b")
+    (result,) = analyze(crossed, synthetic_recording(crossed))
+    assert result.n_true_at_least is None
+    assert any("evenly on both" in w for w in result.warnings)
+    few = write_prompts(
+        tmp_path / "q.csv", {"a": 8, "b": 8}, group=[f"g{i // 4}" for i in range(16)]
+    )
+    small = apply_overrides(Experiment.from_prompts(few, "a - b"), ["univariate.control=max_t"])
+    (result,) = analyze(small, synthetic_recording(small))
+    assert any("6 relabellings allow no p below 0.17" in w for w in result.warnings)
+    assert result.calibration is None or not result.calibration.flagged
+
+
+def test_power_and_balance_are_those_of_the_design(tmp_path):
+    path = write_prompts(tmp_path / "p.csv", {"a": 18, "b": 18, "c": 18})
+    omnibus = Experiment.from_prompts(path, {"any": "a | b | c"})
+    found = analyze(omnibus, synthetic_recording(omnibus))[0]
+    assert found.power.effect == "2f"
+    level = 0.05 / found.first_map.family_size
+    assert found.power.minimum_detectable_d == pytest.approx(
+        2 * minimum_detectable_f([18, 18, 18], level)
+    )
+    assert all(" against " in covariate for covariate in found.balance["covariate"])
+
+
+def test_covariates_that_leave_nothing_are_a_users_mistake(tmp_path):
+    sides = ["1"] * 12 + ["0"] * 12
+    path = write_prompts(tmp_path / "p.csv", {"a": 12, "b": 12}, side=sides)
+    naive = Experiment.from_prompts(path, "a - b")
+    glm = apply_overrides(naive, ["univariate.test=glm_t", "univariate.nuisance=side"])
+    with pytest.raises(ExperimentError, match="leave nothing of the condition to test"):
+        analyze(glm, synthetic_recording(glm))
+    for name in ("condition", "prompt"):
+        wrong = apply_overrides(naive, ["univariate.test=glm_t", f"univariate.nuisance={name}"])
+        with pytest.raises(ExperimentError, match=f"no column '{name}'; known: tokens, side"):
+            pipeline.check_answerable(wrong)

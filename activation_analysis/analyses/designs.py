@@ -48,7 +48,7 @@ class Design:
     def n(self) -> tuple[int, ...]:
         """Prompts of every condition; blocks, where these are averaged."""
         if self.means:
-            return tuple(len(np.unique(self.blocks[rows])) for rows in self.rows)
+            return tuple(len(np.unique(blocks)) for blocks in self._blocks())
         return tuple(len(rows) for rows in self.rows)
 
     @property
@@ -63,9 +63,11 @@ class Design:
         samples = [recording.sample(rows, site, layer, columns) for rows in self.rows]
         if not self.means:
             return samples
-        return [
-            _block_means(x, self.blocks[rows]) for x, rows in zip(samples, self.rows, strict=True)
-        ]
+        return [_block_means(x, blocks) for x, blocks in zip(samples, self._blocks(), strict=True)]
+
+    def _blocks(self) -> list[np.ndarray]:
+        """The block of every row of each condition; a pair is in that of its first prompt."""
+        return [self.blocks[self.rows[0] if self.is_paired else rows] for rows in self.rows]
 
     def covariates(self) -> np.ndarray | None:
         """Nuisance covariates of the samples' rows, (n, k); None where there are none."""
@@ -74,7 +76,7 @@ class Design:
         parts = [self.nuisance[rows] for rows in self.rows]
         if self.means:
             parts = [
-                _block_means(x, self.blocks[rows]) for x, rows in zip(parts, self.rows, strict=True)
+                _block_means(x, blocks) for x, blocks in zip(parts, self._blocks(), strict=True)
             ]
         return np.concatenate(parts)
 

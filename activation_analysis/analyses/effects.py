@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from activation_analysis.analyses.designs import Design
+from activation_analysis.statistics.designs import Precision, pairs, weighted_means
 from activation_analysis.statistics.dominance import cliffs_delta, cliffs_delta_interval
 from activation_analysis.statistics.effect_size import (
     cohens_d,
@@ -52,7 +53,10 @@ def effect_of(result: UnitStatistics, samples: Sequence[Sample], design: Design)
         ratio = result.statistic if result.df2 is not None else _f_of_h(result.statistic, q, n)
         return 2 * np.sqrt(np.maximum((ratio - 1) * q / n, 0))
     if design.nuisance is not None:
-        return result.statistic / _length(samples, design)
+        t = result.statistic
+        if result.df2 is not None:  # an F has no sign
+            t = weighted_t(samples, design.weights, design.covariates()).statistic
+        return t / _length(design)
     return _plain(samples, design)
 
 
@@ -75,7 +79,8 @@ def effect_interval(
         return paired_d_interval(*samples, confidence=confidence)
     sizes = np.array([len(s) for s in samples])
     if design.nuisance is not None:
-        scale, df = 1 / _length(samples, design), float(np.nanmax(result.df, initial=1.0))
+        of_error = result.df if result.df2 is None else result.df2
+        scale, df = 1 / _length(design), float(np.nanmax(of_error, initial=1.0))
     else:
         weights = np.asarray(design.weights)
         scale, df = np.sqrt(np.sum(weights**2 / sizes)), sizes.sum() - len(sizes)
@@ -130,11 +135,22 @@ def _f_of_h(h: np.ndarray, q: int, n: int) -> np.ndarray:
     return (h / q) / ((n - 1 - h) / (n - q - 1))
 
 
-def _length(samples: Sequence[Sample], design: Design) -> float:
+def precision_of(design: Design) -> Precision:
+    """How precisely a design that is no omnibus one measures its effect size."""
+    sizes = design.n
+    if design.is_paired:
+        return pairs(sizes[0])
+    if design.nuisance is None:
+        return weighted_means(design.weights, sizes)
+    column, within = weighted(sizes, design.weights)
+    _, space = residual_directions(column, np.hstack([within, design.covariates()]))
+    return Precision(1 / _length(design), sum(sizes) - 2.0 - space.shape[1])
+
+
+def _length(design: Design) -> float:
     """Of the tested column beyond the covariates: t = effect x length."""
-    column, within = weighted([len(s) for s in samples], design.weights)
-    nuisance = np.hstack([within, design.covariates()])
-    direction, _ = residual_directions(column, nuisance)
+    sizes, weights = np.array(design.n), np.asarray(design.weights)
+    column, within = weighted(sizes, weights)
+    direction, _ = residual_directions(column, np.hstack([within, design.covariates()]))
     # The coefficient of c / n_k is sum c_k mean_k over sum c_k^2 / n_k.
-    sizes, weights = np.array([len(s) for s in samples]), np.asarray(design.weights)
     return float(abs(direction[:, 0] @ column[:, 0]) / np.sum(weights**2 / sizes))

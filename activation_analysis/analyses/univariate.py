@@ -18,6 +18,7 @@ from activation_analysis.analyses.effects import (
     effect_interval,
     effect_of,
     further_effects,
+    precision_of,
     tested,
 )
 from activation_analysis.analyses.error_control import (
@@ -32,7 +33,7 @@ from activation_analysis.analyses.split_half import Rows, half_effects, split_ha
 from activation_analysis.analyses.top_units import top_units
 from activation_analysis.results import Power, StatMap
 from activation_analysis.statistics import multiplicity
-from activation_analysis.statistics.designs import pairs, two_groups
+from activation_analysis.statistics.designs import Precision, pairs, two_groups
 from activation_analysis.statistics.effect_size import hedges_correction
 from activation_analysis.statistics.hypothesis_tests import (
     MEAN_TESTS,
@@ -48,7 +49,7 @@ from activation_analysis.statistics.planning import (
     expected_power,
     per_unit_alpha,
 )
-from activation_analysis.statistics.power import t_power
+from activation_analysis.statistics.power import f_power, minimum_detectable_f, t_power
 from activation_analysis.statistics.screening import exclusion_reasons
 from activation_analysis.statistics.true_discoveries import SimesFamily, lower_bound, simes_family
 
@@ -65,6 +66,7 @@ __all__ = [
     "half_effects",
     "layer_profiles",
     "lower_bound",
+    "power_of",
     "power_of_design",
     "significant_by_control",
     "simes_family",
@@ -236,15 +238,55 @@ def power_of_design(
     """
     design = pairs(n_a) if paired else two_groups(n_a, n_b)
     family = Family(control, max(family_size, 1), threshold_t=threshold_t)
+    return _power(design, (n_a, n_b), alpha, family, "d_z" if paired else "d")
+
+
+def power_of(
+    design: Design,
+    sizes: tuple[int, int],
+    *,
+    alpha: float,
+    family_size: int,
+    control: str,
+    threshold_t: float | None = None,
+) -> Power:
+    """`power_of_design` of any design: its weights, covariates and pairs, or its omnibus F.
+
+    The F test is asked at the strictest threshold of the family, alpha over its size; its effects
+    are 2f.
+
+    Parameters
+    ----------
+    sizes : of two groups that stand for the design in messages
+    """
+    family = Family(control, max(family_size, 1), threshold_t=threshold_t)
+    if not design.is_omnibus:
+        effect = "d_z" if design.is_paired else "d"
+        return _power(precision_of(design), sizes, alpha, family, effect)
+    strictest = alpha / family.n_units
+    return Power(
+        n=sizes,
+        alpha=strictest,
+        minimum_detectable_d=2 * minimum_detectable_f(design.n, strictest),
+        power_at_half=float(f_power(EFFECT_ASKED_FOR / 2, design.n, strictest)),
+        power_at_half_uncorrected=float(f_power(EFFECT_ASKED_FOR / 2, design.n, alpha)),
+        control="F at its strictest",
+        effect="2f",
+    )
+
+
+def _power(
+    design: Precision, sizes: tuple[int, int], alpha: float, family: Family, effect: str
+) -> Power:
     detected = detectable(design, alpha, family)
     return Power(
-        n=(n_a, n_b),
+        n=sizes,
         alpha=per_unit_alpha(alpha, family, detected, design),
         minimum_detectable_d=detected,
         power_at_half=expected_power(EFFECT_ASKED_FOR, design, alpha, family),
         power_at_half_uncorrected=float(t_power(EFFECT_ASKED_FOR, design, alpha)),
-        control=control,
-        effect="d_z" if paired else "d",
+        control=family.control,
+        effect=effect,
     )
 
 

@@ -29,7 +29,7 @@ def summary_markdown(result: ContrastResult) -> str:
         "## By site\n\n" + _site_table(result),
         f"## Top units\n\n{_top_units_note(result)}\n\n{_top_table(result)}",
         "## Error control\n\n" + _controls(result),
-        "## Balance of the two sides\n\n" + _balance_table(result.balance),
+        "## Balance\n\n" + _balance_table(result.balance),
     ]
     if result.calibration is not None:
         parts.append("## Calibration\n\n" + calibration_markdown(result.calibration))

@@ -13,7 +13,6 @@ Scientific Computing 41:A2815-A2835), at eight standard errors of rounding.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -21,7 +20,13 @@ from functools import cached_property, lru_cache
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from activation_analysis.statistics.permutation_scores import Columns, Correlation, Rows, Score
+from activation_analysis.statistics.permutation_scores import (
+    Columns,
+    Correlation,
+    Rows,
+    Score,
+    column_blocks,
+)
 
 BLOCK_UNITS = 512
 BLOCK_RELABELLINGS = 1000
@@ -81,7 +86,7 @@ class NullMaxima:
             Units to leave out are False.
         """
         blocks = list(column_blocks(x.shape[1], BLOCK_UNITS))
-        n_threads = min(self.n_threads, len(blocks))
+        n_threads = min(self.n_threads, max(len(blocks), 1))
         shares = [blocks[k::n_threads] for k in range(n_threads)]
         with _blas().limit(limits=1, user_api="blas"):
             if n_threads == 1:
@@ -196,10 +201,6 @@ class _Found:
     row: list[np.ndarray]  # relabellings and units that may have the largest score
     unit: list[np.ndarray]
     score: list[np.ndarray]
-
-
-def column_blocks(n: int, width: int) -> Iterator[slice]:
-    return (slice(start, min(start + width, n)) for start in range(0, n, width))
 
 
 def available_cores() -> int:

@@ -28,6 +28,7 @@ from activation_analysis.statistics.permuted_designs import (
 
 # Sums of the same numbers in another order differ by rounding; such relabellings tie.
 TIE_TOLERANCE = 1e-12
+MOST_ENUMERATED = 1_000_000
 STEPPED_UNITS = 2048  # most significant units that a step-down takes one by one
 FAMILY_TESTS = tuple(DESIGNS)
 
@@ -108,8 +109,8 @@ def max_t(
     Returns
     -------
     MaxT
-        p-values are NaN where a unit has NaN or inf, or nothing varies; such a unit leaves
-        the family.
+        p-values are NaN where a unit has NaN, or nothing varies, or (but for tests of ranks,
+        where it is the largest) a value is infinite; such a unit leaves the family.
 
     Raises
     ------
@@ -157,7 +158,8 @@ def max_statistic(
     The others, the result and the errors are those of `max_t`.
     """
     x, design, relabellings = _set_up(samples, test, n_permutations, exact, groups, nuisance, rng)
-    statistic = design.statistic(x)
+    n_threads = n_threads or available_cores()
+    statistic = design.statistic(x, n_threads)
     testable = ~np.isnan(statistic)
     size = np.where(testable, design.score.of_statistic(statistic), 0.0)
     null = NullMaxima(design.score, design.columns, relabellings, n_threads)
@@ -261,6 +263,11 @@ def relabellings_of(
     """
     n_possible = design.n_possible
     exact = n_possible <= n_permutations if exact == "auto" else bool(exact)
+    if exact and n_possible > MOST_ENUMERATED:
+        raise ValueError(
+            f"exact=True would enumerate about 10^{len(str(n_possible)) - 1} relabellings, and "
+            f"{MOST_ENUMERATED:,} is the most; leave exact at 'auto' to draw {n_permutations:,}"
+        )
     if exact:
         return Relabellings(design.every(), design.flips, True, n_possible)
     if keys is None:
@@ -286,7 +293,8 @@ def _threshold(size: np.ndarray) -> np.ndarray:
 
 
 def _shares(counts: np.ndarray, n: int, exact: bool) -> np.ndarray:
-    return counts / n if exact else (counts + 1) / (n + 1)
+    # Of all relabellings the observed one is among them, even where rounding hides it.
+    return np.maximum(counts, 1) / n if exact else (counts + 1) / (n + 1)
 
 
 def _most_significant(size: np.ndarray, testable: np.ndarray) -> np.ndarray:
@@ -309,6 +317,8 @@ def stepped_down(
     """
     threshold, counts = _threshold(size), np.zeros(len(size), dtype=np.int64)
     largest, start = beyond.copy(), 0
+    if not len(size):
+        return np.empty(0), largest
     for values in rivals:
         some = slice(start, start + len(values))
         start = some.stop

@@ -13,7 +13,7 @@ Each works on products in float32, in float64, or on a few chosen ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -246,6 +246,11 @@ def _unit_norm(values: np.ndarray, centred: bool) -> np.ndarray:
         values /= norm
     values[:, ~((norm > 0) & np.isfinite(largest))] = 0.0
     return values
+
+
+def column_blocks(n: int, width: int) -> Iterator[slice]:
+    """Slices of ``width`` columns each, the last one shorter."""
+    return (slice(start, min(start + width, n)) for start in range(0, n, width))
 
 
 def two_sample(n_a: int, n_b: int) -> np.ndarray:

@@ -7,6 +7,7 @@ line in ``DESIGNS``.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,10 +27,14 @@ from activation_analysis.statistics.permutation_scores import (
     Rows,
     Score,
     Unpooled,
+    column_blocks,
     residual_directions,
     two_sample,
 )
 from activation_analysis.statistics.ranks import midranks
+
+BLOCK = 512  # units whose columns are made at once
+SHARE = 16 * BLOCK  # units that a thread takes at once
 
 
 @dataclass(frozen=True)
@@ -72,13 +77,27 @@ class PermutedDesign:
         """One relabelling for each row of random keys, (n, n_keys)."""
         return self.atoms.signs(keys) if self.flips else self.atoms.rows(keys)
 
-    def statistic(self, x: Rows) -> np.ndarray:
-        """The observed statistic of every unit, signed where it has a sign, (n_units,) float64."""
-        if self.observed is not None:
-            return self.observed(*x.groups)
-        statistic = np.empty(x.shape[1])
-        for start in range(0, len(statistic), 512):
-            units = slice(start, min(start + 512, len(statistic)))
+    def statistic(self, x: Rows, n_threads: int = 1) -> np.ndarray:
+        """The observed statistic of every unit, signed where it has a sign, (n_units,) float64.
+
+        No bit of it depends on the number of threads.
+        """
+        shares = list(column_blocks(x.shape[1], SHARE))
+        observe = self._by_score if self.observed is None else self._by_test
+        if n_threads == 1 or len(shares) < 2:
+            parts = [observe(x, units) for units in shares]
+        else:
+            with ThreadPoolExecutor(n_threads) as pool:
+                parts = list(pool.map(lambda units: observe(x, units), shares))
+        return np.concatenate(parts) if parts else np.empty(0)
+
+    def _by_test(self, x: Rows, units: slice) -> np.ndarray:
+        return self.observed(*(group[:, units] for group in x.groups))
+
+    def _by_score(self, x: Rows, share: slice) -> np.ndarray:
+        statistic = np.empty(share.stop - share.start)
+        for inside in column_blocks(len(statistic), BLOCK):
+            units = slice(share.start + inside.start, share.start + inside.stop)
             columns = self.columns.exact(x, units)
             products = [vector @ columns for vector in self.score.vectors]
             sign = np.sign(products[0]) if self._has_sign else 1.0
@@ -86,7 +105,7 @@ class PermutedDesign:
             undefined = np.all(columns == 0, axis=0)
             if not self.flips:
                 undefined |= np.all([_constant(g[:, units]) for g in x.groups], axis=0)
-            statistic[units] = np.where(undefined, np.nan, sized)
+            statistic[inside] = np.where(undefined, np.nan, sized)
         return statistic
 
     @property
@@ -190,7 +209,8 @@ def _one_sample(sizes: list[int], groups) -> PermutedDesign:
         raise ValueError(f"test 'one_sample' takes one group, received {len(sizes)}")
     n = sizes[0]
     score = Correlation(np.full((1, n), n**-0.5), n - 1)
-    return PermutedDesign(score, Columns(centred=False), sign_flips(n, groups))
+    columns = Columns(centred=False)
+    return PermutedDesign(score, columns, sign_flips(n, groups), _by("one_sample"))
 
 
 def _adjusted(sizes, groups, effect: np.ndarray, others: np.ndarray, is_t: bool) -> PermutedDesign:

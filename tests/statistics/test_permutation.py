@@ -11,6 +11,7 @@ from activation_analysis.statistics.exchangeability import exchangeability, sign
 from activation_analysis.statistics.hypothesis_tests import TESTS
 from activation_analysis.statistics.permutation import (
     FAMILY_TESTS,
+    counted,
     max_statistic,
     max_t,
     relabellings_of,
@@ -506,3 +507,27 @@ def test_a_planted_unit_is_found_beside_a_covariate():
 def test_unusable_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         max_t(*groups(), **options)
+
+
+# Edges
+
+
+@every_design
+@pytest.mark.parametrize("step_down", [False, True])
+def test_no_testable_unit_and_no_unit_are_answered(test, step_down):
+    x = samples_of(test, n=8)
+    constant = [np.ones_like(g) for g in x]
+    found = max_statistic(constant, test, step_down=step_down, n_permutations=20)
+    assert np.isnan(found.p_value).all()
+    none = max_statistic([g[:, :0] for g in x], test, step_down=step_down, n_permutations=20)
+    assert none.p_value.shape == (0,)
+
+
+def test_too_many_relabellings_are_not_enumerated():
+    a, b = groups(30, 30)
+    with pytest.raises(ValueError, match="would enumerate about 10\\^17 relabellings"):
+        max_t(a, b, exact=True)
+
+
+def test_the_observed_labelling_counts_even_where_rounding_hides_it():
+    assert counted(np.array([5.0]), np.array([1.0, 2, 4]), True)[0] == 1 / 3
