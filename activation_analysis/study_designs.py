@@ -110,7 +110,17 @@ def design_of(
             f"({sides}); a condition needs 2 groups, "
             f'better 10. To take prompts for independent all the same: groups = "ignore"'
         )
+    if design.nuisance is not None:
+        _refuse_determined(contrast, design)
     return design
+
+
+def _refuse_determined(contrast: Contrast, design: Design) -> None:
+    """An ExperimentError where covariates leave nothing of a contrast to test."""
+    try:
+        design.permuted([np.empty((n, 0)) for n in design.n])
+    except ValueError as error:
+        raise ExperimentError(f"contrast {contrast.name!r}: {error}") from None
 
 
 def error_control(experiment: Experiment) -> ErrorControl:
