@@ -118,7 +118,7 @@ def design_of(
 def _refuse_determined(contrast: Contrast, design: Design) -> None:
     """An ExperimentError where covariates leave nothing of a contrast to test."""
     try:
-        design.permuted([np.empty((n, 0)) for n in design.n])
+        design.permuted()
     except ValueError as error:
         raise ExperimentError(f"contrast {contrast.name!r}: {error}") from None
 
@@ -139,7 +139,10 @@ def halves_of(experiment: Experiment, contrast: Contrast) -> Halves:
     """Which prompts choose the top units, and which measure them; the seed decides."""
     rows, _, test = _cells(experiment, contrast)
     prompts = experiment.prompts
-    together = _column(prompts, "item") if test in PAIRED_TESTS else prompts.blocks
+    together = prompts.blocks
+    if test in PAIRED_TESTS:  # a pair goes where its first prompt goes, with the group if any
+        together = together.copy()
+        together[rows[1]] = together[rows[0]]
     return split_halves(*rows, blocks=together, rng=np.random.default_rng(experiment.seed))
 
 

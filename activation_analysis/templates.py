@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from zlib import crc32
 
@@ -66,6 +66,7 @@ class Templates:
         return np.array([name or f"prompt {i + 1}" for i, name in enumerate(names)])
 
 
+@lru_cache(maxsize=8)  # every contrast of a run asks, and its calibration
 def find_templates(prompts: PromptSet) -> Templates:
     """The templates and near-duplicates of a prompt set that its columns do not declare.
 

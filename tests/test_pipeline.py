@@ -525,3 +525,28 @@ def test_covariates_that_leave_nothing_are_a_users_mistake(tmp_path):
         wrong = apply_overrides(naive, ["univariate.test=glm_t", f"univariate.nuisance={name}"])
         with pytest.raises(ExperimentError, match=f"no column '{name}'; known: tokens, side"):
             pipeline.check_answerable(wrong)
+
+
+def test_pairs_of_one_group_stay_in_one_half(tmp_path):
+    item = [f"i{i}" for i in range(24)] * 2
+    group = [f"g{i // 4}" for i in range(24)] * 2
+    path = write_prompts(tmp_path / "p.csv", {"a": 24, "b": 24}, item=item, group=group)
+    paired = apply_overrides(Experiment.from_prompts(path, "a - b"), ["univariate.test=paired"])
+    halves = pipeline.halves_of(paired, paired.contrasts[0])
+    assert halves.keeps_pairs
+    inside = [set(np.array(group)[rows]) for rows in (halves.selection[0], halves.held_out[0])]
+    assert not inside[0] & inside[1]
+
+
+def test_groups_of_unequal_size_are_exchanged_as_their_means(tmp_path):
+    group = [f"g{k}" for k, size in enumerate((2, 3, 4, 5, 6, 7)) for _ in range(size)]
+    path = write_prompts(tmp_path / "p.csv", {"a": 9, "b": 18}, group=group)
+    grouped = Experiment.from_prompts(path, "a - b")
+    design = pipeline.design_of(grouped, grouped.contrasts[0])
+    assert (design.means, design.n, design.exchangeable.n_relabellings) == (True, (3, 3), 20)
+    drawn = {
+        tuple(sorted(set(np.array(group)[design.relabelled(rng).rows[0]])))
+        for rng in map(np.random.default_rng, range(300))
+    }
+    assert len(drawn) == 20
+    assert all(len(names) == 3 for names in drawn)

@@ -210,7 +210,7 @@ def _controlled(
 
 def _permuted_p(samples, design: Design, how: ErrorControl) -> np.ndarray:
     """Each unit's own permutation p, (n_units,): what max_t rests on."""
-    permuted, rows = design.permuted(samples), Rows(samples)
+    permuted, rows = design.permuted(), Rows(samples)
     rng = np.random.default_rng(how.seed)
     relabellings = relabellings_of(permuted, how.n_permutations, rng=rng)
     return unit_p_values(rows, permuted, relabellings, permuted.statistic(rows))

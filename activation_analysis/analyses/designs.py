@@ -8,7 +8,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from activation_analysis.analyses.samples import Recording
-from activation_analysis.statistics.exchangeability import exchangeability, sign_flips
+from activation_analysis.statistics.exchangeability import (
+    Exchangeability,
+    SignFlips,
+    exchangeability,
+    sign_flips,
+)
 from activation_analysis.statistics.hypothesis_tests import OMNIBUS_TESTS, PAIRED_TESTS
 from activation_analysis.statistics.moments import Sample
 from activation_analysis.statistics.permuted_designs import PermutedDesign, permuted_design
@@ -80,45 +85,69 @@ class Design:
             ]
         return np.concatenate(parts)
 
-    def permuted(self, samples: Sequence[np.ndarray]) -> PermutedDesign:
+    def permuted(self) -> PermutedDesign:
         """What a permutation test of this contrast shuffles and compares.
-
-        Parameters
-        ----------
-        samples : as `samples` gives them, of any site and layer
 
         Raises
         ------
         ValueError
             If its test has no permutation form, or nothing can be exchanged.
         """
-        groups = None
-        if self.blocks is not None and not self.means:
-            groups = self.blocks[self.rows[0] if self.is_paired else self.every_row]
         return permuted_design(
-            samples,
+            self.n,
             self.test,
             weights=None if self.is_simple else self.weights,
-            groups=groups,
+            groups=self._groups,
             nuisance=self.covariates(),
         )
+
+    @property
+    def exchangeable(self) -> Exchangeability | SignFlips:
+        """What may be exchanged under the null: prompts or pairs, or the groups they come in."""
+        if self.is_paired:
+            return sign_flips(self.n[0], self._groups)
+        return exchangeability(np.repeat(np.arange(len(self.n)), self.n), self._groups)
 
     def relabelled(self, rng: np.random.Generator) -> Design:
         """The same prompts with their conditions exchanged at random, as far as blocks allow.
 
         Nothing differs between the conditions of the result but by chance.
         """
+        drawn = self.exchangeable.draw(1, rng)[0]
         if self.is_paired:
-            blocks = None if self.blocks is None else self.blocks[self.rows[0]]
-            kept = sign_flips(len(self.rows[0]), blocks).draw(1, rng)[0] > 0
+            kept = (drawn > 0)[self._units()]
             first, second = self.rows
             swapped = np.where(kept, first, second), np.where(kept, second, first)
             return replace(self, rows=swapped)
+        label = np.repeat(np.arange(len(self.n)), self.n)[drawn][self._units()]
         rows = self.every_row
-        label = np.repeat(np.arange(len(self.rows)), [len(r) for r in self.rows])
-        blocks = None if self.blocks is None else self.blocks[rows]
-        drawn = label[exchangeability(label, blocks).draw(1, rng)[0]]
-        return replace(self, rows=tuple(rows[drawn == k] for k in range(len(self.rows))))
+        return replace(self, rows=tuple(rows[label == k] for k in range(len(self.rows))))
+
+    @property
+    def first_rows(self) -> np.ndarray:
+        """The first row of every unit of analysis: prompt, pair, or averaged block."""
+        rows = self.rows[0] if self.is_paired else self.every_row
+        return rows[np.unique(self._units(), return_index=True)[1]]
+
+    @property
+    def _groups(self) -> np.ndarray | None:
+        """The block of every prompt or pair that is tested; None where blocks are averaged."""
+        if self.blocks is None or self.means:
+            return None
+        return self.blocks[self.rows[0] if self.is_paired else self.every_row]
+
+    def _units(self) -> np.ndarray:
+        """The unit of analysis of every row (of every pair, for a paired test), (n,) int."""
+        if not self.means:
+            return np.arange(len(self.rows[0] if self.is_paired else self.every_row))
+        blocks = self._blocks()[:1] if self.is_paired else self._blocks()
+        starts = np.concatenate([[0], np.cumsum(self.n)])
+        return np.concatenate(
+            [
+                start + np.unique(inside, return_inverse=True)[1]
+                for start, inside in zip(starts, blocks, strict=False)
+            ]
+        )
 
 
 def is_nested(rows: Sequence[np.ndarray], blocks: np.ndarray) -> bool:

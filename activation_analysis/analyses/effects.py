@@ -15,7 +15,7 @@ import numpy as np
 
 from activation_analysis.analyses.designs import Design
 from activation_analysis.statistics.designs import Precision, pairs, weighted_means
-from activation_analysis.statistics.dominance import cliffs_delta, cliffs_delta_interval
+from activation_analysis.statistics.dominance import dominance
 from activation_analysis.statistics.effect_size import (
     cohens_d,
     d_z,
@@ -56,7 +56,7 @@ def effect_of(result: UnitStatistics, samples: Sequence[Sample], design: Design)
         t = result.statistic
         if result.df2 is not None:  # an F has no sign
             t = weighted_t(samples, design.weights, design.covariates()).statistic
-        return t / _length(design)
+        return t * precision_of(design).standard_error
     return _plain(samples, design)
 
 
@@ -74,35 +74,36 @@ def effect_interval(
             nothing = np.full(len(effect), np.nan)
             return Interval(nothing, nothing)
         eta = eta_squared_interval(result.statistic, *_dfs(result), confidence=confidence)
-        return Interval(*(2 * np.sqrt(e / (1 - e)) for e in (eta.low, eta.high)))
+        with np.errstate(divide="ignore"):  # an F beyond counting explains all
+            return Interval(*(2 * np.sqrt(limit / (1 - limit)) for limit in eta))
     if design.is_paired:
         return paired_d_interval(*samples, confidence=confidence)
-    sizes = np.array([len(s) for s in samples])
-    if design.nuisance is not None:
-        of_error = result.df if result.df2 is None else result.df2
-        scale, df = 1 / _length(design), float(np.nanmax(of_error, initial=1.0))
-    else:
-        weights = np.asarray(design.weights)
-        scale, df = np.sqrt(np.sum(weights**2 / sizes)), sizes.sum() - len(sizes)
-    limits = noncentrality_interval(effect / scale, df, confidence=confidence)
-    return Interval(limits.low * scale, limits.high * scale)
+    of = precision_of(design)
+    limits = noncentrality_interval(effect / of.standard_error, of.df, confidence=confidence)
+    return Interval(limits.low * of.standard_error, limits.high * of.standard_error)
 
 
 def further_effects(
-    result: UnitStatistics, samples: Sequence[Sample], design: Design
+    result: UnitStatistics, interval: Interval, samples: Sequence[Sample], design: Design
 ) -> dict[str, np.ndarray]:
-    """Effect sizes that go with a test beside d, with their 95 % intervals, each (n_units,)."""
+    """Effect sizes that go with a test beside d, with their 95 % intervals, each (n_units,).
+
+    ``interval`` is that of the effect itself.
+    """
     if design.is_paired:
         d = d_z(*samples)
         return _with_limits("d_z", d, d_z_interval(d, len(samples[0])))
     if design.test in DOMINANCE_TESTS and design.is_simple:
-        delta = cliffs_delta(*samples)
-        return _with_limits("cliffs_delta", delta, cliffs_delta_interval(*samples))
+        found = dominance(*samples)
+        return _with_limits("cliffs_delta", found.delta, found.interval())
     if result.df2 is None:
         return {}
     dfs = _dfs(result)
-    eta = eta_squared(result.statistic, *dfs)
-    return _with_limits("eta_squared", eta, eta_squared_interval(result.statistic, *dfs))
+    if design.is_omnibus:  # 2f is another scale of the same
+        limits = Interval(*(1 - 1 / (1 + (limit / 2) ** 2) for limit in interval))
+    else:
+        limits = eta_squared_interval(result.statistic, *dfs)
+    return _with_limits("eta_squared", eta_squared(result.statistic, *dfs), limits)
 
 
 def _with_limits(name: str, values: np.ndarray, interval: Interval) -> dict[str, np.ndarray]:
@@ -142,15 +143,9 @@ def precision_of(design: Design) -> Precision:
         return pairs(sizes[0])
     if design.nuisance is None:
         return weighted_means(design.weights, sizes)
-    column, within = weighted(sizes, design.weights)
-    _, space = residual_directions(column, np.hstack([within, design.covariates()]))
-    return Precision(1 / _length(design), sum(sizes) - 2.0 - space.shape[1])
-
-
-def _length(design: Design) -> float:
-    """Of the tested column beyond the covariates: t = effect x length."""
-    sizes, weights = np.array(design.n), np.asarray(design.weights)
+    weights = np.asarray(design.weights)
     column, within = weighted(sizes, weights)
-    direction, _ = residual_directions(column, np.hstack([within, design.covariates()]))
+    direction, space = residual_directions(column, np.hstack([within, design.covariates()]))
     # The coefficient of c / n_k is sum c_k mean_k over sum c_k^2 / n_k.
-    return float(abs(direction[:, 0] @ column[:, 0]) / np.sum(weights**2 / sizes))
+    length = abs(direction[:, 0] @ column[:, 0]) / np.sum(weights**2 / np.array(sizes))
+    return Precision(float(1 / length), sum(sizes) - 2.0 - space.shape[1])

@@ -15,19 +15,19 @@ from activation_analysis.analyses.designs import Design
 from activation_analysis.analyses.samples import Recording
 from activation_analysis.results import PermutationSummary, StatMap
 from activation_analysis.statistics import multiplicity
-from activation_analysis.statistics.null_maxima import NullMaxima, Relabellings, column_blocks
+from activation_analysis.statistics.null_maxima import NullMaxima, Relabellings
 from activation_analysis.statistics.permutation import (
-    counted,
+    STEPPED_RELABELLINGS,
+    family_p_values,
+    most_significant,
     relabellings_of,
     scores_of,
-    stepped_down,
 )
-from activation_analysis.statistics.permutation_scores import Rows
+from activation_analysis.statistics.permutation_scores import Rows, blocks_of
 from activation_analysis.statistics.permuted_designs import PermutedDesign
 from activation_analysis.statistics.tail import TailFit, tail_p_values
 
 SiteMaps = Mapping[str, StatMap]
-STEPPED_UNITS = 2048  # most significant units of the family that a step-down takes one by one
 FEWEST_FOR_TAIL = 200  # relabellings
 T_TESTS = ("student", "welch", "paired", "glm_t")
 RECOMPUTED = ("mannwhitney", "wilcoxon")  # maps hold U and W, permutations compare z
@@ -99,29 +99,25 @@ def by_max_statistic(
     are compared by their parametric p.
     """
     families = [
-        _Shuffled.of(recording, design, sites) for design, sites in zip(designs, maps, strict=True)
+        _Shuffled(design, sites, design.permuted())
+        for design, sites in zip(designs, maps, strict=True)
     ]
     relabellings = _relabellings(recording, families, how)
     alone = len(families) == 1
     sizes = [family.observed(recording) for family in families]
     common = [s if alone else f.common(s) for f, s in zip(families, sizes, strict=True)]
     every = np.concatenate(common)
-    top = _largest(every, STEPPED_UNITS if how.step_down else 0)
-    is_top = np.zeros(len(every), dtype=bool)
-    is_top[top] = True
+    top = most_significant(every) if how.step_down else np.empty(0, dtype=int)
+    beyond = np.ones(len(every), dtype=bool)
+    beyond[top] = False
     ends = np.cumsum([len(c) for c in common])[:-1]
     null = []
-    for family, drawn, apart in zip(families, relabellings, np.split(~is_top, ends), strict=True):
+    for family, drawn, apart in zip(families, relabellings, np.split(beyond, ends), strict=True):
         statistics = family.null_maxima(recording, drawn, apart)
         null.append(statistics if alone else family.common(statistics))
-    largest = np.maximum.reduce(null)
     exact = relabellings[0].exact
-    p_value = counted(every, largest, exact)
-    if len(top):
-        rivals = _rivals(recording, families, relabellings, top, ends, alone)
-        p_value[top], largest = stepped_down(every[top], rivals, largest, exact)
-        p_value[~is_top] = np.maximum(p_value[~is_top], p_value[top].max())
-    p_value[np.isnan(every)] = np.nan
+    rivals = _rivals(recording, families, relabellings, top, ends, alone)
+    p_value, largest = family_p_values(every, top, rivals, np.maximum.reduce(null), exact)
     tail, more = _tail(largest, every, exact, how), {}
     if tail is not None:
         more["p_tail"] = tail.p_value
@@ -172,21 +168,9 @@ class _Shuffled:
     maps: SiteMaps
     permuted: PermutedDesign
 
-    @classmethod
-    def of(cls, recording: Recording, design: Design, maps: SiteMaps) -> _Shuffled:
-        site, layer = next(_layers(maps))[:2]
-        samples = design.samples(recording, site, layer, slice(0, 1))
-        return cls(design, maps, design.permuted(samples))
-
     def keys(self, keys: np.ndarray) -> np.ndarray:
         """Of the keys of all prompts those that this contrast goes by."""
-        if self.design.is_paired:
-            return keys[:, self.design.rows[0]]
-        if not self.design.means:
-            return keys[:, self.design.every_row]
-        blocks = self.design.blocks
-        firsts = [r[np.unique(blocks[r], return_index=True)[1]] for r in self.design.rows]
-        return keys[:, np.concatenate(firsts)]
+        return keys[:, self.design.first_rows]
 
     def observed(self, recording: Recording) -> np.ndarray:
         """abs(statistic) of every unit, NaN where excluded, (n_units of all sites,)."""
@@ -253,13 +237,6 @@ def _relabellings(
     ]
 
 
-def _largest(values: np.ndarray, n: int) -> np.ndarray:
-    """Where the n largest are, the least of them first; NaN never."""
-    order = np.argsort(values, kind="stable")
-    order = order[~np.isnan(values[order])]
-    return order[len(order) - min(n, len(order)) :]
-
-
 def _rivals(recording, families, relabellings, top, ends, alone) -> Iterator[np.ndarray]:
     """What the most significant units reach under some relabellings after others, (n, n_top)."""
     family_of = np.searchsorted(ends, top, side="right")
@@ -270,7 +247,7 @@ def _rivals(recording, families, relabellings, top, ends, alone) -> Iterator[np.
         places.append(place)
         units = top[place] - starts[number]
         columns.append(family.columns(recording, units) if len(units) else None)
-    for some in column_blocks(len(relabellings[0]), 256):
+    for some in blocks_of(len(relabellings[0]), STEPPED_RELABELLINGS):
         values = np.empty((some.stop - some.start, len(top)))
         for family, drawn, own, place in zip(families, relabellings, columns, places, strict=True):
             if own is not None:

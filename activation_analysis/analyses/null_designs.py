@@ -23,11 +23,7 @@ from itertools import product
 import numpy as np
 
 from activation_analysis.analyses.designs import Design
-from activation_analysis.statistics.exchangeability import (
-    Exchangeability,
-    exchangeability,
-    sign_flips,
-)
+from activation_analysis.statistics.exchangeability import Exchangeability
 
 FEWEST_A_PART = 2  # clusters, for a part to have a variance of its own
 ENUMERATED = 4096  # possibilities that may be listed
@@ -54,16 +50,9 @@ def relabelled(
     design: Design, clusters: np.ndarray, n: int, rng: np.random.Generator, of: int | None = None
 ) -> NullDesigns:
     """The design's own exchanges; ``clusters`` and ``of`` do not matter."""
-    rows, blocks = design.every_row, design.blocks
-    if design.is_paired:
-        possible = sign_flips(
-            len(design.rows[0]), None if blocks is None else blocks[design.rows[0]]
-        ).n_relabellings
-    else:
-        label = np.repeat(np.arange(len(design.rows)), [len(r) for r in design.rows])
-        possible = exchangeability(label, None if blocks is None else blocks[rows]).n_relabellings
+    possible = design.exchangeable.n_relabellings
     draws = [NullDraw(design.relabelled(rng)) for _ in range(n)]
-    mirrored = design.is_paired or len({len(r) for r in design.rows}) == 1 == design.is_simple
+    mirrored = design.is_paired or len(set(design.n)) == 1 == design.is_simple
     return NullDesigns(draws, possible // (2 if mirrored else 1), 0)
 
 

@@ -20,7 +20,7 @@ from activation_analysis.analyses.effects import tested
 from activation_analysis.analyses.null_designs import NullDraw
 from activation_analysis.statistics.hypothesis_tests import MOMENT_TESTS
 from activation_analysis.statistics.moments import Moments
-from activation_analysis.statistics.null_maxima import column_blocks
+from activation_analysis.statistics.permutation_scores import blocks_of
 from activation_analysis.statistics.unit_statistics import UnitStatistics
 
 SITE = "units"  # what the chosen columns of all sites are called together
@@ -82,7 +82,7 @@ def null_statistics(
     at_once = max(1, VALUES_AT_ONCE // excerpt.n_units)
     for _, alike in groupby(sorted(draws, key=_sizes), key=_sizes):
         same = list(alike)
-        for some in column_blocks(len(same), at_once):
+        for some in blocks_of(len(same), at_once):
             yield from zip(same[some], _tested_at_once(excerpt, same[some]), strict=True)
 
 
@@ -104,7 +104,7 @@ def _tested_at_once(excerpt: Excerpt, draws: Sequence[NullDraw]) -> list[UnitSta
         weights = [np.sign(weight @ averaging.T) for weight in weights]
     shape = len(draws), excerpt.n_units
     sums = [(np.empty(shape), np.empty(shape)) for _ in weights]
-    for units in column_blocks(excerpt.n_units, UNITS_AT_ONCE):
+    for units in blocks_of(excerpt.n_units, UNITS_AT_ONCE):
         x = values[:, units].astype(np.float64)
         if not flips:  # deviations are centred as they are
             x -= x[design.every_row].mean(axis=0)

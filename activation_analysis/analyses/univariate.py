@@ -333,7 +333,7 @@ def _map_of(samples: Sequence[Sample], design: Design) -> StatMap:
         "effect_high": interval.high,
     }
     usable = excluded == ""
-    more = further_effects(result, samples, design)
+    more = further_effects(result, interval, samples, design)
     more["sd"] = np.sqrt(sum(m.sum_squares for m in known) / (n - len(known)))
     return StatMap(
         **{name: np.where(usable, values, np.nan) for name, values in numbers.items()},

@@ -9,6 +9,7 @@ from scipy.special import ndtri
 
 from activation_analysis.statistics.intervals import Interval, upper_tail
 from activation_analysis.statistics.moments import column_blocks, two_groups
+from activation_analysis.statistics.ranks import placements
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,20 @@ class Dominance:
 
     delta: np.ndarray  # (n_units,) mean over all pairs; NaN where a unit has NaN or inf
     variance: np.ndarray  # (n_units,) of delta, by DeLong: var(a's means)/n_a + var(b's means)/n_b
+    smaller: int  # prompts of the smaller group
+
+    def interval(self, confidence: float = 0.95) -> Interval:
+        """Limits of delta, as `cliffs_delta_interval` has them."""
+        z = -ndtri(upper_tail(confidence))
+        near_limit = max((self.smaller - z**2) / (self.smaller + z**2), -1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            middle = np.arctanh(self.delta)
+            reach = z * np.sqrt(self.variance) / (1 - self.delta**2)
+            low, high = np.tanh(middle - reach), np.tanh(middle + reach)
+        apart = np.abs(self.delta) == 1
+        low = np.where(apart, np.where(self.delta == 1, near_limit, -1), low)
+        high = np.where(apart, np.where(self.delta == 1, 1, -near_limit), high)
+        return Interval(low, high)
 
 
 def cliffs_delta(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -64,7 +79,7 @@ def common_language_effect(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def dominance(a: np.ndarray, b: np.ndarray) -> Dominance:
-    """Cliff's delta of every unit and the variances its interval needs, from one sort.
+    """Cliff's delta of every unit and the variances its interval needs, from one look.
 
     Parameters and errors as ``cliffs_delta``.
     """
@@ -72,35 +87,16 @@ def dominance(a: np.ndarray, b: np.ndarray) -> Dominance:
     n_a, n_b = len(a), len(b)
     delta, variance = np.empty((2, a.shape[1]))
     for columns in column_blocks(n_a + n_b, a.shape[1]):
-        pooled = np.concatenate([a[:, columns], b[:, columns]]).T.astype(float, order="C")
-        order = np.argsort(pooled, axis=1)
-        ascending = np.take_along_axis(pooled, order, axis=1)
-        of_a = order < n_a
-        mean, squares_a, squares_b = _pair_sums(ascending, of_a, n_a, n_b)
-        mean[~np.isfinite(ascending[:, [0, -1]]).all(axis=1)] = np.nan  # NaN and inf sort outside
+        pooled = np.concatenate([a[:, columns], b[:, columns]])
+        over_b, over_a = placements(pooled, n_a)
+        of_a, of_b = 2 * over_b / n_b - 1, 1 - 2 * over_a / n_a  # mean over pairs of each value
+        mean = of_a.sum(axis=0) / n_a
+        mean[~np.isfinite(pooled).all(axis=0)] = np.nan
         delta[columns] = mean
-        in_a = (squares_a - n_a * mean**2) / (n_a - 1)
-        in_b = (squares_b - n_b * mean**2) / (n_b - 1)
+        in_a = (np.square(of_a).sum(axis=0) - n_a * mean**2) / (n_a - 1)
+        in_b = (np.square(of_b).sum(axis=0) - n_b * mean**2) / (n_b - 1)
         variance[columns] = np.maximum(in_a, 0) / n_a + np.maximum(in_b, 0) / n_b
-    return Dominance(delta, variance)
-
-
-def _pair_sums(ascending: np.ndarray, of_a: np.ndarray, n_a: int, n_b: int) -> tuple:
-    """Mean over all pairs, and the sums of the squared means of a's and of b's values."""
-    n = n_a + n_b
-    below_a = np.zeros((len(ascending), n + 1))
-    np.cumsum(of_a, axis=1, out=below_a[:, 1:])
-    below_b = np.arange(n + 1) - below_a
-    changes = ascending[:, 1:] != ascending[:, :-1]
-    edge = np.ones((len(ascending), 1), dtype=bool)
-    start = np.maximum.accumulate(np.where(np.hstack([edge, changes]), np.arange(n), 0), axis=1)
-    end = np.where(np.hstack([changes, edge]), np.arange(1, n + 1), n)
-    end = np.minimum.accumulate(end[:, ::-1], axis=1)[:, ::-1]
-    b_below, b_up_to = (np.take_along_axis(below_b, at, axis=1) for at in (start, end))
-    a_below, a_up_to = (np.take_along_axis(below_a, at, axis=1) for at in (start, end))
-    over_b = np.where(of_a, (b_below + b_up_to) / n_b - 1, 0)  # of each value of a
-    under_a = np.where(of_a, 0, 1 - (a_below + a_up_to) / n_a)  # of each value of b
-    return over_b.sum(axis=1) / n_a, (over_b**2).sum(axis=1), (under_a**2).sum(axis=1)
+    return Dominance(delta, variance, min(n_a, n_b))
 
 
 def cliffs_delta_interval(a: np.ndarray, b: np.ndarray, *, confidence: float = 0.95) -> Interval:
@@ -126,15 +122,4 @@ def cliffs_delta_interval(a: np.ndarray, b: np.ndarray, *, confidence: float = 0
     DeLong, DeLong & Clarke-Pearson (1988), Biometrics 44:837-845. Feng & Cliff (2004), Journal of
     Modern Applied Statistical Methods 3:322-332.
     """
-    z = -ndtri(upper_tail(confidence))
-    found = dominance(a, b)
-    smaller = min(len(a), len(b))
-    near_limit = max((smaller - z**2) / (smaller + z**2), -1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        middle = np.arctanh(found.delta)
-        reach = z * np.sqrt(found.variance) / (1 - found.delta**2)
-        low, high = np.tanh(middle - reach), np.tanh(middle + reach)
-    apart = np.abs(found.delta) == 1
-    low = np.where(apart, np.where(found.delta == 1, near_limit, -1), low)
-    high = np.where(apart, np.where(found.delta == 1, 1, -near_limit), high)
-    return Interval(low, high)
+    return dominance(a, b).interval(confidence)

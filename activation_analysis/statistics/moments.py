@@ -223,12 +223,17 @@ def two_groups(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def pairs(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Both groups as ``two_groups`` has them, row i of one matched with row i of the other."""
     a, b = two_groups(a, b)
-    if len(a) != len(b):
-        raise ValueError(
-            f"a paired test needs one prompt of each group per pair, received {len(a)} and "
-            f"{len(b)} prompts; align the rows by item, or use an unpaired test"
-        )
+    refuse_unpaired(len(a), len(b))
     return a, b
+
+
+def refuse_unpaired(n_a: int, n_b: int) -> None:
+    """A ValueError where two groups cannot be pairs."""
+    if n_a != n_b:
+        raise ValueError(
+            f"a paired test needs one prompt of each group per pair, received {n_a} and {n_b} "
+            f"prompts; align the rows by item, or use an unpaired test"
+        )
 
 
 def _as_group(x: np.ndarray, name: str) -> np.ndarray:

@@ -25,7 +25,7 @@ from activation_analysis.statistics.permutation_scores import (
     Correlation,
     Rows,
     Score,
-    column_blocks,
+    blocks_of,
 )
 
 BLOCK_UNITS = 912  # no power of two: rows of columns would share cache lines
@@ -85,7 +85,7 @@ class NullMaxima:
         testable : (n_units,) bool, optional
             Units to leave out are False.
         """
-        blocks = list(column_blocks(x.shape[1], BLOCK_UNITS))
+        blocks = list(blocks_of(x.shape[1], BLOCK_UNITS))
         n_threads = min(self.n_threads, max(len(blocks), 1))
         shares = [blocks[k::n_threads] for k in range(n_threads)]
         with _blas().limit(limits=1, user_api="blas"):
@@ -132,7 +132,7 @@ class NullMaxima:
                 columns[:, ~testable[units]] = 0.0
             columns = columns.astype(self._dtype, copy=False)
             squares = np.square(columns) if any(self.score.squared) else None
-            for some in column_blocks(len(largest), BLOCK_RELABELLINGS):
+            for some in blocks_of(len(largest), BLOCK_RELABELLINGS):
                 products = [
                     np.matmul(
                         left[some],
@@ -168,15 +168,17 @@ class NullMaxima:
     def _decide(self, x, found: list[_Found]) -> None:
         """Compute again, in float64, what may be the largest of a relabelling."""
         largest = np.maximum.reduce([f.largest for f in found])
+        if not any(f.row for f in found):
+            return
         row, unit, score = (
-            np.concatenate([part for f in found for part in getattr(f, name)] or [np.empty(0)])
+            np.concatenate([part for f in found for part in getattr(f, name)])
             for name in ("row", "unit", "score")
         )
         # What is less than this cannot be the largest, however float32 was rounded.
-        near = score >= largest[row.astype(int)] - 2 * self._slack
-        row, unit = row[near].astype(int), unit[near].astype(int)
+        near = score >= largest[row] - 2 * self._slack
+        row, unit = row[near], unit[near]
         by_unit = np.argsort(unit, kind="stable")
-        for some in column_blocks(len(by_unit), 2048):
+        for some in blocks_of(len(by_unit), 2048):
             chosen = by_unit[some]
             scores = self._exactly(row[chosen], unit[chosen], x)
             np.maximum.at(self.largest, row[chosen], scores)

@@ -13,13 +13,13 @@ from itertools import pairwise
 
 import numpy as np
 
+from activation_analysis.statistics.moments import several_groups
 from activation_analysis.statistics.null_maxima import (
     NullMaxima,
     Relabellings,
     available_cores,
-    column_blocks,
 )
-from activation_analysis.statistics.permutation_scores import Rows, Score
+from activation_analysis.statistics.permutation_scores import Rows, Score, blocks_of
 from activation_analysis.statistics.permuted_designs import (
     DESIGNS,
     PermutedDesign,
@@ -30,6 +30,7 @@ from activation_analysis.statistics.permuted_designs import (
 TIE_TOLERANCE = 1e-12
 MOST_ENUMERATED = 1_000_000
 STEPPED_UNITS = 2048  # most significant units that a step-down takes one by one
+STEPPED_RELABELLINGS = 256  # whose scores of these are held at once
 FAMILY_TESTS = tuple(DESIGNS)
 
 
@@ -160,30 +161,21 @@ def max_statistic(
     x, design, relabellings = _set_up(samples, test, n_permutations, exact, groups, nuisance, rng)
     n_threads = n_threads or available_cores()
     statistic = design.statistic(x, n_threads)
-    testable = ~np.isnan(statistic)
-    size = np.where(testable, design.score.of_statistic(statistic), 0.0)
+    size = design.score.of_statistic(statistic)  # NaN where not testable
+    top = most_significant(size) if step_down else np.empty(0, dtype=int)
+    apart = ~np.isnan(size)
+    apart[top] = False
     null = NullMaxima(design.score, design.columns, relabellings, n_threads)
-    if step_down:
-        top = _most_significant(size, testable)
-        apart = testable.copy()
-        apart[top] = False
-        null.add(x, apart)
-        p_value = counted(size, null.largest, relabellings.exact)
-        columns = design.columns.exact(x, top)
-        rivals = (
-            scores_of(design.score, relabellings, columns, some)
-            for some in column_blocks(len(relabellings), 256)
-        )
-        stepped, largest = stepped_down(size[top], rivals, null.largest, relabellings.exact)
-        p_value[top] = stepped
-        p_value[apart] = np.maximum(p_value[apart], stepped.max(initial=0.0))
-    else:
-        null.add(x, testable)
-        largest = null.largest
-        p_value = counted(size, largest, relabellings.exact)
+    null.add(x, apart)
+    columns = design.columns.exact(x, top)
+    rivals = (
+        scores_of(design.score, relabellings, columns, some)
+        for some in blocks_of(len(relabellings), STEPPED_RELABELLINGS)
+    )
+    p_value, largest = family_p_values(size, top, rivals, null.largest, relabellings.exact)
     return MaxT(
         statistic=statistic,
-        p_value=np.where(testable, p_value, np.nan),
+        p_value=p_value,
         n_permutations=len(relabellings),
         exact=relabellings.exact,
         null_max=design.score.as_statistic(largest),
@@ -220,30 +212,57 @@ def unit_p_values(
     x: Rows, design: PermutedDesign, relabellings: Relabellings, statistic: np.ndarray
 ) -> np.ndarray:
     """Each unit's own permutation p, (n_units,); NaN where its ``statistic`` is."""
-    testable = ~np.isnan(statistic)
-    size = np.where(testable, design.score.of_statistic(statistic), 0.0)
-    threshold = _threshold(size)
-    counts = np.zeros(len(size), dtype=np.int64)
-    for units in column_blocks(len(size), 256):
+    threshold = _threshold(design.score.of_statistic(statistic))  # NaN where not testable
+    counts = np.zeros(len(statistic), dtype=np.int64)
+    for units in blocks_of(len(statistic), 256):
         columns = design.columns.exact(x, units)
-        for some in column_blocks(len(relabellings), 1000):
+        for some in blocks_of(len(relabellings), 1000):
             values = scores_of(design.score, relabellings, columns, some)
             counts[units] += (values >= threshold[units]).sum(axis=0)
     p_value = _shares(counts, len(relabellings), relabellings.exact)
-    return np.where(testable, p_value, np.nan)
+    return np.where(np.isnan(statistic), np.nan, p_value)
 
 
-def counted(size: np.ndarray, largest: np.ndarray, exact: bool) -> np.ndarray:
-    """Family-wise p of scores, from the largest score of every relabelling.
+def family_p_values(
+    size: np.ndarray,
+    top: np.ndarray,
+    rivals: Iterable[np.ndarray],
+    beyond: np.ndarray,
+    exact: bool,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Family-wise p of every unit, and the maxima over all of them.
+
+    Units of ``top`` are stepped down one by one; the others compete with one another, and are
+    never more certain than those.
 
     Parameters
     ----------
-    size : (n_units,) observed scores, or statistics
-    largest : (n_relabellings,) of the same kind
+    size : (n_units,) observed scores, or statistics; NaN where not testable
+    top : the most significant units, the least of them first; none for single-step p-values
+    rivals : blocks (n_some, n_top) of what these units reach, one relabelling after the other
+    beyond : (n_relabellings,) largest score of all other units
     exact : whether the relabellings are all that there are, the observed one among them
     """
+    p_value = counted(size, beyond, exact)
+    if not len(top):
+        return p_value, beyond
+    stepped, largest = _stepped_down(size[top], rivals, beyond, exact)
+    p_value = np.maximum(p_value, stepped.max())
+    p_value[top] = stepped
+    return p_value, largest
+
+
+def counted(size: np.ndarray, largest: np.ndarray, exact: bool) -> np.ndarray:
+    """Single-step p of scores, from the largest score of every relabelling; NaN where NaN."""
     at_least = len(largest) - np.searchsorted(np.sort(largest), _threshold(size), side="left")
-    return _shares(at_least, len(largest), exact)
+    return np.where(np.isnan(size), np.nan, _shares(at_least, len(largest), exact))
+
+
+def most_significant(size: np.ndarray, n: int = STEPPED_UNITS) -> np.ndarray:
+    """Where the ``n`` largest are, the least of them first; NaN never."""
+    order = np.argsort(size, kind="stable")
+    order = order[~np.isnan(size[order])]
+    return order[max(len(order) - n, 0) :]
 
 
 def relabellings_of(
@@ -283,8 +302,8 @@ def _set_up(
         raise ValueError(f"n_permutations is {n_permutations}; at least 1, usually 1000 or more")
     if exact not in ("auto", True, False):
         raise ValueError(f"exact is {exact!r}; 'auto', True or False")
-    samples = [np.asarray(s) for s in samples]
-    design = permuted_design(samples, test, groups=groups, nuisance=nuisance)
+    samples = several_groups(samples, at_least=1)
+    design = permuted_design([len(s) for s in samples], test, groups=groups, nuisance=nuisance)
     return Rows(samples), design, relabellings_of(design, n_permutations, exact=exact, rng=rng)
 
 
@@ -297,28 +316,12 @@ def _shares(counts: np.ndarray, n: int, exact: bool) -> np.ndarray:
     return np.maximum(counts, 1) / n if exact else (counts + 1) / (n + 1)
 
 
-def _most_significant(size: np.ndarray, testable: np.ndarray) -> np.ndarray:
-    """Columns of the most significant units, the least of them first."""
-    order = np.argsort(size, kind="stable")
-    return order[testable[order]][-STEPPED_UNITS:]
-
-
-def stepped_down(
+def _stepped_down(
     size: np.ndarray, rivals: Iterable[np.ndarray], beyond: np.ndarray, exact: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Step-down p of the most significant units, and the maxima over these and all beyond.
-
-    Parameters
-    ----------
-    size : (n_top,) observed, the least significant first
-    rivals : blocks (n_some, n_top) of what these units reach, one relabelling after the other
-    beyond : (n_relabellings,) maxima of the units that are less significant than all of these
-    exact : as `counted`
-    """
+    """Step-down p of the most significant units, and the maxima over these and all beyond."""
     threshold, counts = _threshold(size), np.zeros(len(size), dtype=np.int64)
     largest, start = beyond.copy(), 0
-    if not len(size):
-        return np.empty(0), largest
     for values in rivals:
         some = slice(start, start + len(values))
         start = some.stop
@@ -343,19 +346,3 @@ def scores_of(
         for vector, of_squares in zip(score.vectors, score.squared, strict=True)
     ]
     return score(products)
-
-
-__all__ = [
-    "FAMILY_TESTS",
-    "MaxT",
-    "UnitPermutation",
-    "available_cores",
-    "counted",
-    "max_statistic",
-    "max_t",
-    "relabellings_of",
-    "scores_of",
-    "stepped_down",
-    "unit_p_values",
-    "unit_permutation",
-]

@@ -248,8 +248,8 @@ def _unit_norm(values: np.ndarray, centred: bool) -> np.ndarray:
     return values
 
 
-def column_blocks(n: int, width: int) -> Iterator[slice]:
-    """Slices of ``width`` columns each, the last one shorter."""
+def blocks_of(n: int, width: int) -> Iterator[slice]:
+    """Slices that cover ``n`` places, ``width`` each, the last one shorter."""
     return (slice(start, min(start + width, n)) for start in range(0, n, width))
 
 

@@ -20,6 +20,7 @@ from activation_analysis.statistics.exchangeability import (
 )
 from activation_analysis.statistics.hypothesis_tests import TESTS
 from activation_analysis.statistics.linear_model import covariates, indicators, weighted
+from activation_analysis.statistics.moments import constant, refuse_unpaired
 from activation_analysis.statistics.permutation_scores import (
     Columns,
     Correlation,
@@ -27,7 +28,7 @@ from activation_analysis.statistics.permutation_scores import (
     Rows,
     Score,
     Unpooled,
-    column_blocks,
+    blocks_of,
     residual_directions,
     two_sample,
 )
@@ -82,7 +83,7 @@ class PermutedDesign:
 
         No bit of it depends on the number of threads.
         """
-        shares = list(column_blocks(x.shape[1], SHARE))
+        shares = list(blocks_of(x.shape[1], SHARE))
         observe = self._by_score if self.observed is None else self._by_test
         if n_threads == 1 or len(shares) < 2:
             parts = [observe(x, units) for units in shares]
@@ -96,7 +97,7 @@ class PermutedDesign:
 
     def _by_score(self, x: Rows, share: slice) -> np.ndarray:
         statistic = np.empty(share.stop - share.start)
-        for inside in column_blocks(len(statistic), BLOCK):
+        for inside in blocks_of(len(statistic), BLOCK):
             units = slice(share.start + inside.start, share.start + inside.stop)
             columns = self.columns.exact(x, units)
             products = [vector @ columns for vector in self.score.vectors]
@@ -104,7 +105,7 @@ class PermutedDesign:
             sized = self.score.as_statistic(self.score([p.copy() for p in products])) * sign
             undefined = np.all(columns == 0, axis=0)
             if not self.flips:
-                undefined |= np.all([_constant(g[:, units]) for g in x.groups], axis=0)
+                undefined |= np.all([constant(g[:, units]) for g in x.groups], axis=0)
             statistic[inside] = np.where(undefined, np.nan, sized)
         return statistic
 
@@ -114,7 +115,7 @@ class PermutedDesign:
 
 
 def permuted_design(
-    samples: Sequence[np.ndarray],
+    sizes: Sequence[int],
     test: str,
     *,
     weights: Sequence[float] | None = None,
@@ -125,7 +126,7 @@ def permuted_design(
 
     Parameters
     ----------
-    samples : matrices (n_k, n_units), of which the sizes count
+    sizes : prompts of every group
     test : an entry of ``DESIGNS``, or of ``ADJUSTED``
     weights : one of every group for a linear contrast of their means ("student", "glm_t"), or
         None: the first of two groups against the second, or any difference among several
@@ -139,8 +140,7 @@ def permuted_design(
     """
     if test not in DESIGNS and test not in ADJUSTED:
         raise ValueError(f"no permutation test {test!r}; known: {', '.join(DESIGNS)}")
-    _refuse_mismatch(samples)
-    sizes = [len(s) for s in samples]
+    sizes = list(sizes)
     if weights is not None and not ADJUSTED.get(test):
         raise ValueError(
             f"a permutation test of several weighted conditions goes with test='student', "
@@ -253,10 +253,6 @@ def signed_ranks(x: np.ndarray) -> np.ndarray:
     return np.where(zero, 0.0, np.sign(differences) * ranks)
 
 
-def _constant(x: np.ndarray) -> np.ndarray:
-    return np.all(x == x[0], axis=0)
-
-
 def _by(test: str) -> Callable[..., np.ndarray]:
     return lambda *groups: TESTS[test](*groups).statistic
 
@@ -273,21 +269,5 @@ def _two(sizes: list[int]) -> tuple[int, int]:
 
 def _pairs(sizes: list[int]) -> int:
     n_a, n_b = _two(sizes)
-    if n_a != n_b:
-        raise ValueError(
-            f"a paired test needs one prompt of each group per pair, received {n_a} and {n_b} "
-            f"prompts; align the rows by item, or use an unpaired test"
-        )
+    refuse_unpaired(n_a, n_b)
     return n_a
-
-
-def _refuse_mismatch(samples: Sequence[np.ndarray]) -> None:
-    for number, sample in enumerate(samples, 1):
-        if np.ndim(sample) != 2 or len(sample) < 2:
-            raise ValueError(
-                f"group {number} has shape {np.shape(sample)}; expected (n_prompts, n_units) "
-                f"with two prompts or more"
-            )
-    widths = [np.shape(s)[1] for s in samples]
-    if len(set(widths)) > 1:
-        raise ValueError(f"the groups have {', '.join(map(str, widths))} units; expected the same")

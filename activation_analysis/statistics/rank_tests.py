@@ -15,7 +15,7 @@ from activation_analysis.statistics.moments import (
     several_groups,
     two_groups,
 )
-from activation_analysis.statistics.ranks import midranks
+from activation_analysis.statistics.ranks import midranks, placements
 from activation_analysis.statistics.unit_statistics import UnitStatistics
 
 EXACT_PAIRS = 50  # pairs up to which the signed-rank test is exact, as in R and scipy
@@ -150,14 +150,12 @@ def brunner_munzel(a: np.ndarray, b: np.ndarray) -> UnitStatistics:
     n_a, n_b, n_units = len(a), len(b), a.shape[1]
     w, df = np.empty((2, n_units))
     for units in column_blocks(n_a + n_b, n_units):
-        pooled = np.concatenate([a[:, units], b[:, units]])
-        ranks = midranks(pooled)
-        beyond_a = ranks[:n_a] - midranks(pooled[:n_a])  # values of b below each of a
-        beyond_b = ranks[n_a:] - midranks(pooled[n_a:])
-        v_a, v_b = _n_times_variance(beyond_a), _n_times_variance(beyond_b)
-        step = ranks[:n_a].mean(axis=0) - ranks[n_a:].mean(axis=0)
+        over_b, over_a = placements(np.concatenate([a[:, units], b[:, units]]), n_a)
+        v_a, v_b = _n_times_variance(over_b), _n_times_variance(over_a)
+        # Sums of halves are exact: n_a n_b times p_hat - 1/2.
+        lead = over_b.sum(axis=0) - n_a * n_b / 2
         with np.errstate(invalid="ignore", divide="ignore"):
-            w[units] = n_a * n_b * step / ((n_a + n_b) * np.sqrt(v_a + v_b))
+            w[units] = lead / np.sqrt(v_a + v_b)
             df[units] = (v_a + v_b) ** 2 / (v_a**2 / (n_a - 1) + v_b**2 / (n_b - 1))
     apart = np.isinf(w)
     df[apart] = n_a + n_b - 2

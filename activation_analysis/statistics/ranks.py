@@ -82,6 +82,24 @@ def midranks(x: np.ndarray) -> np.ndarray:
     return ranks.T
 
 
+def placements(pooled: np.ndarray, n_first: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of every value how many of the other group lie below it, those equal to it counting half.
+
+    Parameters
+    ----------
+    pooled : (n, k)
+        A block of units, the first group's rows first.
+    n_first : int
+
+    Returns
+    -------
+    (n_first, k) and (n - n_first, k) float64 arrays, NaN throughout where a value is NaN
+    """
+    ranks = midranks(pooled)
+    first, second = pooled[:n_first], pooled[n_first:]
+    return ranks[:n_first] - midranks(first), ranks[n_first:] - midranks(second)
+
+
 class _Ascending(NamedTuple):
     """The values of every unit in ascending order, one unit a row."""
 

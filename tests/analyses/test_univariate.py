@@ -5,8 +5,10 @@ import pytest
 from scipy import stats
 
 from activation_analysis.analyses.univariate import (
+    Design,
     contrast_map,
     contrast_maps,
+    design_maps,
     half_effects,
     layer_profiles,
     power_of_design,
@@ -340,3 +342,15 @@ def test_unknown_options_are_refused(make_recording):
         contrast_maps(make_recording(), [0], SECOND)
     with pytest.raises(ValueError, match="received 3 and 20 prompts"):
         contrast_maps(make_recording(), [0, 1, 2], SECOND, test="paired")
+
+
+def test_an_f_beyond_counting_has_its_effects(make_recording):
+    recording = make_recording()
+    layer = recording.values["mlp"][0]
+    layer[:, 0] = np.repeat([0.0, 1e6, 2e6], [13, 14, 13])
+    layer[::7, 0] += np.float32(0.0625)
+    rows = np.arange(13), np.arange(13, 27), np.arange(27, 40)
+    found = design_maps(recording, Design(rows, "f", None))["mlp"]
+    assert np.isfinite(found.more["eta_squared_low"][0])
+    assert found.more["eta_squared_high"][0] <= 1
+    assert found.effect_high[0] >= found.effect_low[0] > 100

@@ -200,7 +200,7 @@ def test_adjusted_f_is_that_of_the_regression():
 
 def float64_maxima(x, test, n_permutations, **options):
     """What the products find if nothing is in float32 and nothing in blocks."""
-    design = permuted_design(x, test, **options)
+    design = permuted_design([len(g) for g in x], test, **options)
     relabellings = relabellings_of(design, n_permutations, rng=np.random.default_rng(3))
     columns = design.columns.exact(Rows(x), slice(0, x[0].shape[1]))
     products = [
