@@ -27,7 +27,7 @@ from activation_analysis.provenance import Provenance
 from activation_analysis.report.calibration import calibration_summary
 from activation_analysis.report.summary import findings_markdown, summary_markdown
 from activation_analysis.results import ContrastResult
-from activation_analysis.results_calibration import CalibratedContrast
+from activation_analysis.results.calibration import CalibratedContrast
 from activation_analysis.store import digest
 
 SCHEMA = "1"

@@ -246,6 +246,7 @@ TESTS = (
     "glm_f",
 )
 PAIRED_TESTS = ("paired", "wilcoxon")
+OMNIBUS_TESTS = ("f", "kruskal", "glm_f")  # of any number of conditions
 WEIGHTED_TESTS = ("student", "welch", "glm_t")  # of several conditions a side, each by its weight
 ADJUSTED_TESTS = ("glm_t", "glm_f")  # that take covariates
 TEST_ALIASES = {"ttest": "student", "anova": "f", "F": "f", "glm": "glm_t"}

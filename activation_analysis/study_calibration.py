@@ -12,7 +12,7 @@ from activation_analysis.analyses.streamed import StreamedRecording
 from activation_analysis.errors import ExperimentError
 from activation_analysis.experiment import Experiment
 from activation_analysis.prompts import PromptSet
-from activation_analysis.results_calibration import CalibratedContrast, Calibration
+from activation_analysis.results.calibration import CalibratedContrast, Calibration
 from activation_analysis.study_designs import (
     check_answerable,
     design_of,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from activation_analysis.pipeline import Outcome
     from activation_analysis.plan import Plan
     from activation_analysis.results import ContrastResult
-    from activation_analysis.results_calibration import CalibratedContrast, Calibration
+    from activation_analysis.results.calibration import CalibratedContrast, Calibration
     from activation_analysis.tracking import TrackedRun
 
 CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")

@@ -18,7 +18,7 @@ from activation_analysis.analyses.null_designs import NULLS, NullDesigns, NullDr
 from activation_analysis.analyses.null_statistics import SITE, Excerpt, null_statistics
 from activation_analysis.analyses.samples import Recording
 from activation_analysis.results import StatMap
-from activation_analysis.results_calibration import Calibration, ErrorRate, NullPValues, NullRates
+from activation_analysis.results.calibration import Calibration, ErrorRate, NullPValues, NullRates
 from activation_analysis.statistics.calibration import (
     LEVELS,
     Rate,

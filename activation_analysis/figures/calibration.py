@@ -14,7 +14,7 @@ from activation_analysis.figures.style import (
     source_line,
 )
 from activation_analysis.figures.text import plain
-from activation_analysis.results_calibration import FLAGGED, CalibratedContrast, NullRates
+from activation_analysis.results.calibration import FLAGGED, CalibratedContrast, NullRates
 
 # Okabe and Ito's, none of them a site's or a condition's.
 COLORS = {"relabelled": "#7f7f7f", "halves": "#0072B2", "flipped": "#D55E00"}

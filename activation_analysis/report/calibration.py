@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from activation_analysis.report.markdown import escaped, markdown_table
-from activation_analysis.results_calibration import (
+from activation_analysis.results.calibration import (
     FLAGGED,
     MEANING,
     CalibratedContrast,

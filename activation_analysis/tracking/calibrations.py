@@ -11,7 +11,7 @@ from activation_analysis import contract
 from activation_analysis.pipeline import Outcome
 from activation_analysis.provenance import Provenance
 from activation_analysis.report import run_folder
-from activation_analysis.results_calibration import CalibratedContrast
+from activation_analysis.results.calibration import CalibratedContrast
 from activation_analysis.tracking.connection import spool
 from activation_analysis.tracking.outcomes import close, log_folder, log_numbers, log_prompts
 from activation_analysis.tracking.runs import TrackedRun

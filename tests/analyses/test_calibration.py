@@ -12,7 +12,7 @@ from activation_analysis.analyses.error_control import ErrorControl
 from activation_analysis.analyses.null_designs import NULLS, NullDraw, clusters_of
 from activation_analysis.analyses.null_statistics import Excerpt, null_statistics
 from activation_analysis.analyses.univariate import design_maps
-from activation_analysis.results_calibration import Calibration
+from activation_analysis.results.calibration import Calibration
 
 TEMPLATE = np.repeat(np.arange(10), 10)  # 10 templates of 10 fillings, 5 in each condition
 NESTED = np.flatnonzero(TEMPLATE < 5), np.flatnonzero(TEMPLATE >= 5)

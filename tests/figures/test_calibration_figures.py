@@ -8,7 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from activation_analysis.figures import CALIBRATION_FIGURES, save
-from activation_analysis.results_calibration import (
+from activation_analysis.results.calibration import (
     CalibratedContrast,
     Calibration,
     ErrorRate,

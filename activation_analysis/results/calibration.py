@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from activation_analysis.results import many
+from activation_analysis.results.wording import many
 
 PASSES, FLAGGED, CONSERVATIVE = "passes", "flagged", "conservative"
 MEANING = {

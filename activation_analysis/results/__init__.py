@@ -1,0 +1,24 @@
+"""What an analysis finds: frozen tables that figures, tracking and comparisons share.
+
+Each result has ``table()`` (a tidy DataFrame) and, where there is something to chart,
+``metrics()`` (numbers for a tracker). They hold no model and no activations.
+"""
+
+from activation_analysis.results.contrast import ContrastResult
+from activation_analysis.results.design import PermutationSummary, Power
+from activation_analysis.results.layer_profile import LayerProfile
+from activation_analysis.results.stat_map import StatMap
+from activation_analysis.results.top_units import TopUnits
+from activation_analysis.results.wording import many, number, percent
+
+__all__ = [
+    "ContrastResult",
+    "LayerProfile",
+    "PermutationSummary",
+    "Power",
+    "StatMap",
+    "TopUnits",
+    "many",
+    "number",
+    "percent",
+]
