@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from activation_analysis import terminal
-from activation_analysis.cli import overrides
+from activation_analysis.command_options import overrides
 from activation_analysis.errors import ExperimentError, InputError, ModelError
 from activation_analysis.experiment import (
     FILE_NAME,

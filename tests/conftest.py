@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -42,6 +44,30 @@ def one_thread_for_tiny_models(request):
 def captures_of_its_own(tmp_path, monkeypatch):
     """No test finds another's captures, and none writes into the checkout."""
     monkeypatch.setenv("ACTIVATION_ANALYSIS_CAPTURES", str(tmp_path / "captures"))
+
+
+@pytest.fixture
+def workspace(tmp_path_factory, tmp_path, monkeypatch):
+    """A workspace of its own with an empty store; the current folder."""
+    import mlflow
+    from workbench import fresh_store
+
+    from activation_analysis import cli
+
+    folder = tmp_path / "work"
+    (folder / "mlruns").mkdir(parents=True)
+    (folder / "MLproject").write_text("name: activation_analysis\n")
+    shutil.copy(fresh_store(tmp_path_factory.getbasetemp()), folder / "mlruns")
+    for name in [n for n in os.environ if n.startswith("MLFLOW_")]:
+        monkeypatch.delenv(name)
+    for name, value in cli.QUIET.items():
+        monkeypatch.setenv(name, value)
+    # MLflow would keep the store of the test before.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlruns/mlflow.db")
+    monkeypatch.chdir(folder)
+    yield folder
+    while mlflow.active_run():
+        mlflow.end_run()
 
 
 @pytest.fixture(scope="session")

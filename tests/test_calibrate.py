@@ -1,6 +1,5 @@
 """The command `calibrate` on a real store, and the short calibration inside every experiment."""
 
-import os
 import shutil
 
 import mlflow
@@ -8,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
-from workbench import LAYERS, WIDTH, fresh_store, synthetic_recording, write_prompts
+from workbench import LAYERS, WIDTH, synthetic_recording, write_prompts
 
 from activation_analysis import cli, pipeline, tracking
 from activation_analysis.analyses.error_control import ErrorControl
@@ -40,23 +39,11 @@ def templated_recording(experiment):
     return recording
 
 
-@pytest.fixture
-def workspace(tmp_path_factory, tmp_path, monkeypatch):
-    folder = tmp_path / "work"
-    (folder / "mlruns").mkdir(parents=True)
-    (folder / "MLproject").write_text("name: activation_analysis\n")
-    shutil.copy(fresh_store(tmp_path_factory.getbasetemp()), folder / "mlruns")
-    for name in [n for n in os.environ if n.startswith("MLFLOW_")]:
-        monkeypatch.delenv(name)
-    for name, value in cli.QUIET.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlruns/mlflow.db")
-    monkeypatch.chdir(folder)
+@pytest.fixture(autouse=True)
+def few_figures(monkeypatch):
+    """Those of a contrast are drawn elsewhere."""
     monkeypatch.setattr(gallery, "FIGURES", {"layer_profile": lambda *_: Figure(figsize=(1, 1))})
     monkeypatch.setattr(gallery, "SITE_FIGURES", {})
-    yield folder
-    while mlflow.active_run():
-        mlflow.end_run()
 
 
 def tracked_templates(folder):

@@ -17,36 +17,18 @@ from workbench import (
     clean_environment,
     command,
     free_port,
-    fresh_store,
     prompts_of,
     wait_until,
     write_prompts,
 )
 
 from activation_analysis import cli, tracking
+from activation_analysis.command_options import FLAGS, OVERRIDES, overrides
+from activation_analysis.command_parser import command_parser
 from activation_analysis.figures import gallery
 from activation_analysis.store import captures_folder, digest
 
 HEAVY = ("torch", "transformers", "mlflow", "matplotlib", "pandas", "numpy", "scipy", "rich")
-
-
-@pytest.fixture
-def workspace(tmp_path_factory, tmp_path, monkeypatch):
-    """A workspace of its own with an empty store; the current folder."""
-    folder = tmp_path / "work"
-    (folder / "mlruns").mkdir(parents=True)
-    (folder / "MLproject").write_text("name: activation_analysis\n")
-    shutil.copy(fresh_store(tmp_path_factory.getbasetemp()), folder / "mlruns")
-    for name in [n for n in os.environ if n.startswith("MLFLOW_")]:
-        monkeypatch.delenv(name)
-    for name, value in cli.QUIET.items():
-        monkeypatch.setenv(name, value)
-    # MLflow would keep the store of the test before.
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlruns/mlflow.db")
-    monkeypatch.chdir(folder)
-    yield folder
-    while mlflow.active_run():
-        mlflow.end_run()
 
 
 @pytest.fixture
@@ -258,20 +240,20 @@ def test_help_loads_nothing_heavy(name, tmp_path):
 def test_every_option_of_the_experiment_file_has_a_way_in():
     from activation_analysis.options import leaf_names
 
-    spelled = set(cli.OVERRIDES.values()) | set(cli.FLAGS.values())
+    spelled = set(OVERRIDES.values()) | set(FLAGS.values())
     assert spelled <= set(leaf_names())
     assert set(leaf_names()) - spelled == {"question", "prompts", "univariate.step_down"}
 
 
 @pytest.mark.parametrize("spelling", ["--top-n", "--top_n"])
 def test_options_are_taken_as_mlflow_run_spells_them(spelling):
-    args = cli._parser().parse_args(["run", "math", spelling, "5", "--model", "a="])
-    assert cli.overrides(args) == ["model.id=a=", "univariate.top_n=5"]
+    args = command_parser().parse_args(["run", "math", spelling, "5", "--model", "a="])
+    assert overrides(args) == ["model.id=a=", "univariate.top_n=5"]
 
 
 def test_an_empty_value_was_not_given():
-    args = cli._parser().parse_args(["run", "x", "--model", "", "--seed", "", "--contrasts", ""])
-    assert cli.overrides(args) == []
+    args = command_parser().parse_args(["run", "x", "--model", "", "--seed", "", "--contrasts", ""])
+    assert overrides(args) == []
 
 
 # What the commands show.

@@ -590,3 +590,16 @@ def test_lines_of_keys_are_found_in_random_toml():
                 expected[(*table, key.strip('"'))] = line
         tomllib.loads(text)
         assert key_lines(text) == expected
+
+
+def test_the_options_offer_what_the_statistics_have():
+    from activation_analysis import options
+    from activation_analysis.analyses.error_control import CONTROLS
+    from activation_analysis.statistics import hypothesis_tests
+
+    assert set(options.TESTS) == set(hypothesis_tests.CONTRAST_TESTS)
+    assert set(options.CONTROLS) == set(CONTROLS)
+    assert options.PAIRED_TESTS == hypothesis_tests.PAIRED_TESTS
+    assert options.OMNIBUS_TESTS == hypothesis_tests.OMNIBUS_TESTS
+    for alias, test in options.TEST_ALIASES.items():
+        assert hypothesis_tests.canonical_test(alias) == test

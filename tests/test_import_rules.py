@@ -66,6 +66,8 @@ UNBOUND = {
     "__init__",
     "__main__",
     "cli",
+    "command_options",
+    "command_parser",
     "commands",
     "terminal",
     "terminal_tokens",

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from workbench import ROOT, clean_environment, command, fresh_store, write_prompts
 
-from activation_analysis import cli
+from activation_analysis.command_parser import command_parser
 
 PROJECT = yaml.safe_load((ROOT / "MLproject").read_text())
 
@@ -36,7 +36,7 @@ def test_every_parameter_is_an_option_of_the_command(name):
     entry = PROJECT["entry_points"][name]
     words = entry["command"].format(**dict.fromkeys(entry["parameters"], "value")).split()
     assert words[:3] == ["python", "-m", "activation_analysis"]
-    args = cli._parser().parse_args(words[3:])
+    args = command_parser().parse_args(words[3:])
     assert args.command == {"main": "run"}.get(name, name)
     # The empty default of all others means: as the experiment says.
     for parameter, stated in entry["parameters"].items():

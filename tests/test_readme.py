@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from activation_analysis import Experiment, cli, load_experiment
+from activation_analysis import Experiment, load_experiment
+from activation_analysis.command_parser import command_parser
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
@@ -61,7 +62,7 @@ def test_the_defaults_shown_are_the_defaults(tmp_path):
 def test_every_command_shown_is_one_that_parses(line):
     import shlex
 
-    cli._parser().parse_args(shlex.split(line)[1:])
+    command_parser().parse_args(shlex.split(line)[1:])
 
 
 @pytest.mark.parametrize("picture", re.findall(r"!\[.*?\]\((.*?)\)", README))
