@@ -20,6 +20,7 @@ from activation_analysis import cautions
 from activation_analysis.acquisition import acquire
 from activation_analysis.activations import KEY, Activations
 from activation_analysis.analyses import univariate
+from activation_analysis.analyses.design_power import power_of, small_sample_warning
 from activation_analysis.analyses.designs import Design
 from activation_analysis.analyses.streamed import (
     StreamedMoments,
@@ -243,7 +244,7 @@ def contrast_result(
     selection = univariate.half_effects(activations, halves_of(experiment, contrast), design)
     family_size = next(iter(maps.values())).family_size or 1
     compared, sizes = power_sides(contrast, design)
-    power = univariate.power_of(
+    power = power_of(
         design,
         sizes,
         alpha=options.alpha,
@@ -280,7 +281,7 @@ def contrast_result(
         warnings=tuple(
             said
             for said in (
-                univariate.small_sample_warning(compared, power),
+                small_sample_warning(compared, power, "groups" if design.means else "prompts"),
                 cautions.truncation(activations),
                 cautions.imbalance(alike, adjusted=options.nuisance),
                 cautions.unequal_pooling(experiment.prompts, contrast, options.test),

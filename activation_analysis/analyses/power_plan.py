@@ -117,7 +117,7 @@ def plan_for(
     """The same for prompts at hand: what they can find, and how many more it takes.
 
     A column ``group`` counts: the test that is right for grouped prompts is planned, whatever
-    the experiment runs. Pairs are matched by ``item`` and taken for independent.
+    the experiment runs. Pairs are matched by ``item``; those of one group count as its mean.
 
     Raises
     ------
@@ -125,8 +125,14 @@ def plan_for(
         As `power_plan`; if pairs are incomplete, or groups leave nothing to compare.
     """
     if paired:
-        n = len(prompts.pairs(contrast.first, contrast.second)[0])
+        first, _ = prompts.pairs(contrast.first, contrast.second)
+        n = len(first)
         design, precision, n_pair, n_groups = pairs, pairs(n), (n, n), None
+        if "group" in prompts.table:
+            found = prompts.table["group"].to_numpy()[first]
+            n_groups = (len(set(found)),) * 2
+            design = partial(pairs_in_groups, n_groups=n_groups[0], icc=icc)
+            precision = design(n)
     else:
         sides = prompts.rows_of(contrast.first), prompts.rows_of(contrast.second)
         n_pair = len(sides[0]), len(sides[1])

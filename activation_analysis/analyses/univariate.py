@@ -18,7 +18,6 @@ from activation_analysis.analyses.effects import (
     effect_interval,
     effect_of,
     further_effects,
-    precision_of,
     tested,
 )
 from activation_analysis.analyses.error_control import (
@@ -31,9 +30,8 @@ from activation_analysis.analyses.layer_profiles import layer_profiles
 from activation_analysis.analyses.samples import Recording
 from activation_analysis.analyses.split_half import Rows, half_effects, split_halves
 from activation_analysis.analyses.top_units import top_units
-from activation_analysis.results import Power, StatMap
+from activation_analysis.results import StatMap
 from activation_analysis.statistics import multiplicity
-from activation_analysis.statistics.designs import Precision, pairs, two_groups
 from activation_analysis.statistics.effect_size import hedges_correction
 from activation_analysis.statistics.hypothesis_tests import (
     MEAN_TESTS,
@@ -43,13 +41,6 @@ from activation_analysis.statistics.hypothesis_tests import (
 from activation_analysis.statistics.linear_model import contrast_of_means
 from activation_analysis.statistics.moments import Sample, several_moments
 from activation_analysis.statistics.multiplicity import reject
-from activation_analysis.statistics.planning import (
-    Family,
-    detectable,
-    expected_power,
-    per_unit_alpha,
-)
-from activation_analysis.statistics.power import f_power, minimum_detectable_f, t_power
 from activation_analysis.statistics.screening import exclusion_reasons
 from activation_analysis.statistics.true_discoveries import SimesFamily, lower_bound, simes_family
 
@@ -66,17 +57,12 @@ __all__ = [
     "half_effects",
     "layer_profiles",
     "lower_bound",
-    "power_of",
-    "power_of_design",
     "significant_by_control",
     "simes_family",
-    "small_sample_warning",
     "split_halves",
     "top_units",
     "two_sided",
 ]
-FEWEST_PROMPTS = 15  # per condition, for any power to speak of
-EFFECT_ASKED_FOR = 0.5  # abs(d) that the power is stated for
 PER_UNIT = (
     "statistic",
     "p_value",
@@ -201,111 +187,6 @@ def significant_by_control(maps: Mapping[str, StatMap], *, alpha: float = 0.05) 
     if control is not None and control not in counts:
         counts[control] = sum(int(m.significant.sum()) for m in maps.values())
     return counts
-
-
-def power_of_design(
-    n_a: int,
-    n_b: int,
-    *,
-    alpha: float = 0.05,
-    family_size: int = 1,
-    control: str = "bonferroni",
-    threshold_t: float | None = None,
-    paired: bool = False,
-) -> Power:
-    """What the design can detect by Student's t under its control of the family.
-
-    Under ``max_t`` by what its permutations asked for, where that is known; under the false
-    discovery rates on the assumption that 5 % of the units respond.
-
-    Parameters
-    ----------
-    n_a, n_b : int
-        Prompts in the two groups, at least two each.
-    alpha : float
-        Error rate of the family.
-    family_size : int
-        Units tested, all sites, layers and contrasts.
-    control : an entry of ``CONTROLS``
-    threshold_t : float, optional
-        The abs(t) that a single step of max_t asked for.
-    paired : bool
-        Effects are then d_z: in standard deviations of the differences within pairs.
-
-    Returns
-    -------
-    Power
-    """
-    design = pairs(n_a) if paired else two_groups(n_a, n_b)
-    family = Family(control, max(family_size, 1), threshold_t=threshold_t)
-    return _power(design, (n_a, n_b), alpha, family, "d_z" if paired else "d")
-
-
-def power_of(
-    design: Design,
-    sizes: tuple[int, int],
-    *,
-    alpha: float,
-    family_size: int,
-    control: str,
-    threshold_t: float | None = None,
-) -> Power:
-    """`power_of_design` of any design: its weights, covariates and pairs, or its omnibus F.
-
-    The F test is asked at the strictest threshold of the family, alpha over its size; its effects
-    are 2f.
-
-    Parameters
-    ----------
-    sizes : of two groups that stand for the design in messages
-    """
-    family = Family(control, max(family_size, 1), threshold_t=threshold_t)
-    if not design.is_omnibus:
-        effect = "d_z" if design.is_paired else "d"
-        return _power(precision_of(design), sizes, alpha, family, effect)
-    strictest = alpha / family.n_units
-    return Power(
-        n=sizes,
-        alpha=strictest,
-        minimum_detectable_d=2 * minimum_detectable_f(design.n, strictest),
-        power_at_half=float(f_power(EFFECT_ASKED_FOR / 2, design.n, strictest)),
-        power_at_half_uncorrected=float(f_power(EFFECT_ASKED_FOR / 2, design.n, alpha)),
-        control="F at its strictest",
-        effect="2f",
-    )
-
-
-def _power(
-    design: Precision, sizes: tuple[int, int], alpha: float, family: Family, effect: str
-) -> Power:
-    detected = detectable(design, alpha, family)
-    return Power(
-        n=sizes,
-        alpha=per_unit_alpha(alpha, family, detected, design),
-        minimum_detectable_d=detected,
-        power_at_half=expected_power(EFFECT_ASKED_FOR, design, alpha, family),
-        power_at_half_uncorrected=float(t_power(EFFECT_ASKED_FOR, design, alpha)),
-        control=family.control,
-        effect=effect,
-    )
-
-
-def small_sample_warning(conditions: Sequence[str], power: Power) -> str:
-    """What to tell a user whose conditions have fewer than 15 prompts; "" where all have more."""
-    small = [
-        f"{condition!r} has {n} prompt{'s' * (n != 1)}"
-        for condition, n in zip(conditions, power.n, strict=True)
-        if n < FEWEST_PROMPTS
-    ]
-    if not small:
-        return ""
-    return (
-        f"{' and '.join(small)}; at least {FEWEST_PROMPTS} to 20 per condition are advisable. "
-        f"With {power.n[0]} and {power.n[1]} prompts, a true d of {EFFECT_ASKED_FOR} is found in "
-        f"{power.power_at_half_uncorrected:.0%} of studies for one unit chosen beforehand, and in "
-        f"{power.power_at_half:.2%} after correction over all units; "
-        f"80 % power needs abs(d) = {power.minimum_detectable_d:.2f}"
-    )
 
 
 def _map_of(samples: Sequence[Sample], design: Design) -> StatMap:

@@ -16,8 +16,6 @@ from activation_analysis.tracking.connection import spool
 from activation_analysis.tracking.outcomes import close, log_folder, log_numbers, log_prompts
 from activation_analysis.tracking.runs import TrackedRun
 
-KIND = "calibration"
-
 
 def log_calibration(
     run: TrackedRun,

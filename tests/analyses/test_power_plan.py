@@ -65,6 +65,10 @@ def test_pairs_at_hand_are_counted_by_item():
     plan = plan_for(prompt_set(20, 20, item=items), A_MINUS_B, paired=True)
     assert plan.at_hand.n == (20, 20)
     assert plan.at_hand.precision.df == 19
+    group = [f"g{k // 5}" for k in [*range(20), *range(20)]]
+    grouped = plan_for(prompt_set(20, 20, item=items, group=group), A_MINUS_B, paired=True)
+    assert (grouped.at_hand.n_groups, grouped.at_hand.precision.df) == ((4, 4), 3)
+    assert grouped.at_hand.detectable > plan.at_hand.detectable
     with pytest.raises(PromptError, match="no item column"):
         plan_for(prompt_set(20, 20), A_MINUS_B, paired=True)
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from activation_analysis.analyses.design_power import power_of, small_sample_warning
 from activation_analysis.analyses.univariate import (
     Design,
     contrast_map,
@@ -11,9 +12,7 @@ from activation_analysis.analyses.univariate import (
     design_maps,
     half_effects,
     layer_profiles,
-    power_of_design,
     significant_by_control,
-    small_sample_warning,
     split_halves,
     top_units,
 )
@@ -313,21 +312,26 @@ def test_a_row_in_both_conditions_is_refused():
 # Power
 
 
+def power_of_two(n_a, n_b, **options):
+    design = Design((np.arange(n_a), n_a + np.arange(n_b)))
+    return power_of(design, (n_a, n_b), **options)
+
+
 def test_power_is_stated_for_the_strictest_threshold():
-    power = power_of_design(60, 50, alpha=0.05, family_size=115_000)
+    power = power_of_two(60, 50, family_size=115_000)
     assert power.alpha == 0.05 / 115_000
     assert two_sample_power(power.minimum_detectable_d, 60, 50, power.alpha) == pytest.approx(0.8)
     assert power.power_at_half_uncorrected > 0.7 > power.power_at_half
 
 
 def test_small_samples_are_warned_about_by_name():
-    power = power_of_design(12, 40, alpha=0.05, family_size=1000)
+    power = power_of_two(12, 40, family_size=1000)
     warning = small_sample_warning(("happy", "sad"), power)
     assert warning.startswith("'happy' has 12 prompts; at least 15 to 20 per condition")
     assert f"{power.power_at_half_uncorrected:.0%} of studies" in warning
     assert f"{power.minimum_detectable_d:.2f}" in warning
     assert "'sad'" not in warning
-    assert small_sample_warning(("happy", "sad"), power_of_design(15, 40)) == ""
+    assert small_sample_warning(("happy", "sad"), power_of_two(15, 40)) == ""
 
 
 # Refusals
