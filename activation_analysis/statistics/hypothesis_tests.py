@@ -34,7 +34,7 @@ from activation_analysis.statistics.rank_tests import (
     kruskal_wallis,
     wilcoxon_signed_rank,
 )
-from activation_analysis.statistics.ranks import rank_sums, rank_test_p_values
+from activation_analysis.statistics.ranks import EXACT_UP_TO, rank_sums, rank_test_p_values
 from activation_analysis.statistics.unit_statistics import UnitStatistics, t_statistics
 
 
@@ -144,15 +144,17 @@ def paired_t(a: np.ndarray, b: np.ndarray) -> UnitStatistics:
     return t_statistics(within.mean, within.variance / within.n, df)
 
 
-def mann_whitney_u(a: np.ndarray, b: np.ndarray) -> UnitStatistics:
+def mann_whitney_u(
+    a: np.ndarray, b: np.ndarray, *, exact_up_to: int = EXACT_UP_TO
+) -> UnitStatistics:
     """Mann-Whitney U test of every unit: does one group tend to larger values?
 
         U = sum(ranks of a) - n_a * (n_a + 1) / 2
 
     ``U / (n_a * n_b)`` is the chance that a random prompt of ``a`` responds more than one of
     ``b`` (ties count half); above a half, ``a`` responds more. Ties share their mean rank.
-    The p-value is exact where a unit has no ties and a group has eight prompts or fewer,
-    decided unit by unit; otherwise it is the normal approximation with tie and continuity
+    The p-value is exact where a unit has no ties and a group has few prompts, decided unit by
+    unit; otherwise it is the normal approximation with tie and continuity
     correction, as in R and scipy. An infinite value ranks as the largest.
 
     Not a test of means or medians where the two distributions differ in shape.
@@ -161,6 +163,8 @@ def mann_whitney_u(a: np.ndarray, b: np.ndarray) -> UnitStatistics:
     ----------
     a, b : (n_a, n_units) and (n_b, n_units)
         Activations of the two groups.
+    exact_up_to : int
+        Prompts in the smaller group up to which p is exact; 0: the normal approximation always.
 
     Returns
     -------
@@ -180,7 +184,7 @@ def mann_whitney_u(a: np.ndarray, b: np.ndarray) -> UnitStatistics:
     a, b = two_groups(a, b)
     sums = rank_sums(a, b)
     u = sums.first - len(a) * (len(a) + 1) / 2
-    p_value = rank_test_p_values(u, sums.tie_term, len(a), len(b))
+    p_value = rank_test_p_values(u, sums.tie_term, len(a), len(b), exact_up_to)
     undefined = np.isnan(u) | (constant(a) & constant(b))
     u, p_value = np.where(undefined, np.nan, u), np.where(undefined, np.nan, p_value)
     return UnitStatistics(u, p_value, np.full(len(u), np.nan))

@@ -188,7 +188,9 @@ def _midranks(same_as_before: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return (start + end) / 2 + 1, end - start + 1
 
 
-def rank_test_p_values(u: np.ndarray, tie_term: np.ndarray, n_a: int, n_b: int) -> np.ndarray:
+def rank_test_p_values(
+    u: np.ndarray, tie_term: np.ndarray, n_a: int, n_b: int, exact_up_to: int = EXACT_UP_TO
+) -> np.ndarray:
     """Two-sided p-value of U: exact for small groups without ties, else normal, per unit.
 
         z = (abs(U - m) - 1/2) / sqrt(n_a n_b / 12 * (n + 1 - ties / (n (n - 1)))),  m = n_a n_b / 2
@@ -198,6 +200,7 @@ def rank_test_p_values(u: np.ndarray, tie_term: np.ndarray, n_a: int, n_b: int) 
     u, tie_term : (n_units,)
         U of the first group, and the sum of t^3 - t over its runs of ties.
     n_a, n_b : int
+    exact_up_to : prompts in the smaller group up to which p is exact
 
     Returns
     -------
@@ -210,7 +213,7 @@ def rank_test_p_values(u: np.ndarray, tie_term: np.ndarray, n_a: int, n_b: int) 
         z = (upper - n_a * n_b / 2 - 0.5) / np.sqrt(variance)
     p_value = np.minimum(2 * ndtr(-z), 1)
     exact = (tie_term == 0) & ~np.isnan(u)
-    if min(n_a, n_b) <= EXACT_UP_TO and exact.any():
+    if min(n_a, n_b) <= exact_up_to and exact.any():
         tail = upper_tail(min(n_a, n_b), max(n_a, n_b))
         p_value[exact] = np.minimum(2 * tail[upper[exact].astype(int)], 1)
     return p_value

@@ -5,8 +5,10 @@ import itertools
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.special import ndtr
 
-from activation_analysis.statistics.hypothesis_tests import TESTS
+from activation_analysis.statistics.hypothesis_tests import TESTS, mann_whitney_u
+from activation_analysis.statistics.permutation import max_t
 from activation_analysis.statistics.rank_tests import signed_rank_tail
 from activation_analysis.statistics.ranks import midranks, rank_sums, upper_tail
 
@@ -60,6 +62,39 @@ def test_mann_whitney_with_ties_agrees_with_r(oracle):
         )
     middle = data["U_equals_mean"][2]
     assert one("mannwhitney", middle["x"], middle["y"])[:2] == (middle["U"], middle["two-sided"])
+
+
+def test_the_normal_approximation_is_to_be_had_for_any_size(oracle):
+    # R wilcox.test(exact = FALSE), in scipy's TestMannWhitneyU; z without continuity is max-T's.
+    data = oracle("mann_whitney_r")
+    tied = data["tie_correct_asymptotic_two_sided"]
+    y = np.array([1.0, 2, 3, 4, 5])
+    steps = ([-1] * 5, [0, -1, 0, -1, 0], [0, 0, -1, 0, 0], [0] * 5)
+    rows = [y + np.array(s) * 0.01 for s in (*steps, *(-np.array(s) for s in steps[2::-1]))]
+    for row, u, p in zip(rows, tied["U"], tied["p"], strict=True):
+        found = mann_whitney_u(column(tied["x"]), column(row), exact_up_to=0)
+        assert (found.statistic[0], found.p_value[0]) == pytest.approx((u, p), rel=1e-11)
+    example, gh9184 = data["doc_example"], data["gh9184"]
+    with_continuity = [
+        (example["males"], example["females"], example["asymptotic_cc"]),
+        (gh9184["x"], gh9184["y"], gh9184["asymptotic_cc"]),
+        (data["basic"]["x"], data["basic"]["y"], data["basic"]["asymptotic"]),
+    ]
+    for x, y, p in with_continuity:
+        found = mann_whitney_u(column(x), column(y), exact_up_to=0)
+        assert found.p_value[0] == pytest.approx(_two_sided(p), rel=1e-9)
+    without = [
+        (example["males"], example["females"], example["asymptotic_nocc"]),
+        (gh9184["x"], gh9184["y"], gh9184["asymptotic_nocc"]),
+        (data["basic"]["y"], data["basic"]["x"], data["swapped_no_continuity"]),
+    ]
+    for x, y, p in without:
+        z = max_t(column(x), column(y), "mannwhitney", n_permutations=1).statistic[0]
+        assert 2 * ndtr(-abs(z)) == pytest.approx(_two_sided(p), rel=1e-9)
+
+
+def _two_sided(p):
+    return p["two-sided"] if isinstance(p, dict) else p
 
 
 def test_exact_u_distribution_agrees_with_mann_and_whitneys_tables(oracle):
