@@ -308,7 +308,7 @@ def _set_up(
 
 
 def _threshold(size: np.ndarray) -> np.ndarray:
-    return size - TIE_TOLERANCE * (1 + size)
+    return size - TIE_TOLERANCE * (1 + np.abs(size))
 
 
 def _shares(counts: np.ndarray, n: int, exact: bool) -> np.ndarray:

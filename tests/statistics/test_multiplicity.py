@@ -226,3 +226,16 @@ def test_too_few_permutations_for_the_family_are_refused():
     with pytest.raises(ValueError, match="one unit of 1,000 needs"):
         adjust(p, n_permutations=999)
     assert adjust(p, n_permutations=19_999).rejected.all()
+
+
+def test_bh_agrees_with_tilestats(oracle):
+    data = oracle("multiple_testing")["tilestats_BH"]
+    np.testing.assert_allclose(adjust(data["p"]).p_adjusted, data["adj"], atol=data["atol"])
+
+
+@pytest.mark.parametrize("control", CONTROLS)
+def test_a_tiny_p_among_many_large_ones_stays_tiny_and_above_zero(control):
+    # statsmodels issue 7465: 6000 p-values of .99 and one of 1.1e-56.
+    p = np.full(6000, 0.99)
+    p[0] = 1.138569e-56
+    assert 1e-60 < adjust(p, control=control).p_adjusted[0] < 1e-50

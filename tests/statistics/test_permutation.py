@@ -80,6 +80,17 @@ def test_exact_rank_permutation_agrees_with_enumeration(oracle):
         assert found.p_value[0] * case["n_perm"] == pytest.approx(case["count_two_sided_abs"])
 
 
+def test_shares_of_a_null_agree_with_nilearn(oracle):
+    # nilearn's null_to_p takes the null for all that there is, and no p for less than 1 / n.
+    data = oracle("multiple_testing")["nilearn_null_to_p"]
+    null = np.array(data["null"], dtype=float)
+    for value, p in data["upper"].items():
+        assert counted(np.array([float(value)]), null, True)[0] == pytest.approx(p)
+    for value, p in data["two_sided"].items():
+        if value != "0":  # where nilearn also caps p, at 1 - 1 / n
+            assert counted(np.array([float(value)]), np.abs(null), True)[0] == pytest.approx(p)
+
+
 @every_test
 def test_statistic_is_that_of_the_test(test):
     a, b = groups(30, 20, 50)

@@ -202,3 +202,11 @@ def test_impossible_comparisons_are_refused():
         weighted_means([0, 0], [5, 5])
     with pytest.raises(ValueError, match=r"power is 1\.0"):
         detectable_effect(Precision(0.1, 10), power=1.0)
+
+
+def test_d_and_shares_of_variance_convert_as_published(oracle):
+    # d = 2 f for two equal groups.
+    for case in oracle("effect_sizes")["conversions"]:
+        assert eta_squared_of_f(case["d"] / 2) == pytest.approx(case["eta2"], abs=6e-5)
+        assert 2 * f_of_eta_squared(case["eta2"]) == pytest.approx(case["d"], rel=1e-3)
+        assert np.sqrt(eta_squared_of_f(case["d"] / 2)) == pytest.approx(case["r_pb"], abs=6e-5)
