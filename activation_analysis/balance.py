@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+
+from activation_analysis.text_measures import SURFACE, TEXT_LENGTHS
 
 if TYPE_CHECKING:
     from activation_analysis.contrasts import Contrast
     from activation_analysis.prompts import PromptSet
 
 LARGEST_BALANCED_SMD = 0.1
-
-
-def n_words(text: str) -> int:
-    """Stretches of text between white space."""
-    return len(text.split())
-
-
-TEXT_COVARIATES: dict[str, Callable[[str], int]] = {"words": n_words, "characters": len}
 
 
 def balance(
@@ -58,10 +52,7 @@ def balance(
     ----------
     Austin (2009), Statistics in Medicine 28:3083-3107.
     """
-    measured = {
-        name: np.fromiter(map(measure, prompt_set.texts), dtype=float, count=len(prompt_set))
-        for name, measure in TEXT_COVARIATES.items()
-    }
+    measured = {name: SURFACE[name](prompt_set.texts) for name in TEXT_LENGTHS}
     for name, values in (covariates or {}).items():
         measured[name] = _checked(name, values, len(prompt_set))
     sides = prompt_set.rows_of(first), prompt_set.rows_of(second)
@@ -73,10 +64,11 @@ def contrast_balance(
 ) -> pd.DataFrame:
     """`balance` of a contrast's two sides; of an omnibus contrast, of the worst pair a covariate.
 
-    Parameters, errors : as `balance`.
+    Parameters, errors : as `balance`. A column ``pair`` says which pair of several it is, and is
+    "" where there is but one.
     """
     if not contrast.is_omnibus:
-        return balance(prompt_set, contrast.first, contrast.second, covariates)
+        return balance(prompt_set, contrast.first, contrast.second, covariates).assign(pair="")
     tables = [
         balance(prompt_set, *pair, covariates).assign(pair=f"{pair[0]} against {pair[1]}")
         for pair in combinations(contrast.conditions, 2)
@@ -84,9 +76,12 @@ def contrast_balance(
     every = pd.concat(tables, ignore_index=True)
     worst = every.assign(size=every["smd"].abs()).groupby("covariate", sort=False)["size"].idxmax()
     chosen = every.loc[worst].reset_index(drop=True)
-    if len(tables) > 1:
-        chosen["covariate"] += " (" + chosen["pair"] + ")"
-    return chosen.drop(columns="pair")
+    return chosen if len(tables) > 1 else chosen.assign(pair="")
+
+
+def balance_label(row: Any) -> str:
+    """How a row of `contrast_balance` is named for a reader."""
+    return f"{row.covariate} ({row.pair})" if row.pair else str(row.covariate)
 
 
 def _row(name: str, a: np.ndarray, b: np.ndarray) -> dict[str, object]:

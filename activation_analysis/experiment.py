@@ -17,8 +17,10 @@ from activation_analysis import experiment_file
 from activation_analysis.contrasts import Contrast
 from activation_analysis.errors import ContrastError, ExperimentError, PromptError
 from activation_analysis.experiment_file import SettingsFile, read_settings
+from activation_analysis.matched_tests import matched
 from activation_analysis.names import did_you_mean, made_safe, safe_name
 from activation_analysis.options import (
+    AUTO_TEST,
     PAIRED_TESTS,
     ModelOptions,
     RecordingOptions,
@@ -74,8 +76,16 @@ class Experiment:
 
     @property
     def univariate(self) -> UnivariateOptions | None:
-        """None where the analysis does not run."""
-        return self.settings.univariate
+        """None where the analysis does not run; no test is ``auto`` any more."""
+        return self.analysis if self.settings.univariate else None
+
+    @cached_property
+    def analysis(self) -> UnivariateOptions:
+        """How units are tested, or would be: test ``auto`` is the one that fits the prompts."""
+        options = self.settings.univariate or UnivariateOptions()
+        if options.test != AUTO_TEST:
+            return options
+        return matched(options, self.prompts, self.contrasts, streamed=self.recording.stream)
 
     @cached_property
     def contrasts(self) -> tuple[Contrast, ...]:
@@ -84,7 +94,7 @@ class Experiment:
 
     def leaves(self) -> dict[str, str | int | float]:
         """Every setting under its full name, ``univariate.test``: parameters of a tracked run."""
-        return experiment_file.leaves(self.settings)
+        return experiment_file.leaves(replace(self.settings, univariate=self.univariate))
 
     def to_toml(self, prompts: str | None = None) -> str:
         """The experiment as it really runs, as a file that reads back equal.

@@ -290,6 +290,7 @@ def contrast_result(
                     design.test,
                     n_groups=design.n if design.means else (),
                     shuffled=permutation is not None and design.blocks is not None,
+                    adjusted=options.nuisance,
                 ),
                 undeclared_templates(activations, experiment.prompts, contrast, options.test),
                 cautions.unreachable(permutation, options.alpha),

@@ -13,8 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from activation_analysis import cautions
-from activation_analysis.balance import contrast_balance
-from activation_analysis.options import UnivariateOptions
+from activation_analysis.balance import balance_label, contrast_balance
 from activation_analysis.results import number, percent
 from activation_analysis.templates import find_templates
 
@@ -201,7 +200,7 @@ def show_check(experiment: Experiment, n_tokens: np.ndarray | None, problem: str
         alike = contrast_balance(prompts, contrast, covariates)
         out.print()
         out.print(_balance_table(contrast.expression, alike))
-        test = (experiment.univariate or UnivariateOptions()).test
+        test = experiment.analysis.test
         templated = templating(prompts, contrast, test=test, found=found)
         if templated:
             _say(out, f"! {templated}", style="yellow")
@@ -218,7 +217,7 @@ def _balance_table(contrast: str, alike) -> Table:
         table.add_column(column, justify="right")
     for row in alike.itertuples(index=False):
         table.add_row(
-            shown(str(row.covariate)),
+            shown(balance_label(row)),
             f"{row.mean_first:.2f} ± {row.sd_first:.2f}",
             f"{row.mean_second:.2f} ± {row.sd_second:.2f}",
             Text(f"{row.smd:+.3f}{' !' if row.flagged else ''}", "yellow" if row.flagged else ""),

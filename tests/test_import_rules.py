@@ -19,6 +19,7 @@ HEAVY = ("torch", "transformers", "mlflow", "matplotlib", "scipy", "statsmodels"
 # room or module -> what of ours it may import beside nouns and itself, and which libraries
 NOUN_LIBRARIES = {"numpy", "pandas", "rich"}
 ROOMS: dict[str, tuple[set[str], set[str]]] = {
+    "word_frequency": (set(), {"numpy", "wordfreq"}),  # an extra
     "statistics": (set(), {"numpy", "scipy", "statsmodels", "threadpoolctl", "torch"}),
     "store": (set(), {"numpy", "safetensors"}),
     "models": (

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from activation_analysis.balance import balance_label
 from activation_analysis.report.calibration import calibration_markdown
 from activation_analysis.report.markdown import escaped, markdown_table
 from activation_analysis.results import ContrastResult, PermutationSummary, number, percent
@@ -191,7 +192,7 @@ def _shuffled(permutation: PermutationSummary) -> str:
 def _balance_table(balance: pd.DataFrame) -> str:
     rows = [
         [
-            escaped(str(row.covariate)),
+            escaped(balance_label(row)),
             f"{row.mean_first:.2f} ± {row.sd_first:.2f}",
             f"{row.mean_second:.2f} ± {row.sd_second:.2f}",
             f"{row.smd:+.3f}" + (" (!)" if row.flagged else ""),
