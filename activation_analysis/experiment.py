@@ -128,6 +128,7 @@ class Experiment:
         model: ModelOptions | None = None,
         recording: RecordingOptions | None = None,
         univariate: UnivariateOptions | None = None,
+        duplicates: str = "refuse",
     ) -> Experiment:
         """An experiment on one's own prompts, with no folder and no file of settings.
 
@@ -138,6 +139,7 @@ class Experiment:
             two conditions minus the second
         name : the prompt set's where left out
         univariate : options of the analysis; its defaults where left out
+        duplicates : "refuse" the same prompt twice, or "keep" it, as in `read_prompts`
 
         Raises
         ------
@@ -146,7 +148,7 @@ class Experiment:
         """
         single = isinstance(prompt_files, str | os.PathLike)
         paths = [prompt_files] if single else list(prompt_files)
-        prompts = read_prompts(paths)
+        prompts = read_prompts(paths, duplicates=duplicates)
         settings = Settings(
             contrasts=contrasts_.named(contrasts, prompts.conditions),
             question=question,
@@ -160,13 +162,16 @@ class Experiment:
         return _fitting(cls(name, settings, prompts, Path.cwd()))
 
 
-def read_experiment(path: PathLike, *, name: str | None = None) -> Experiment:
+def read_experiment(
+    path: PathLike, *, name: str | None = None, duplicates: str = "refuse"
+) -> Experiment:
     """Read an experiment file with its prompts, and check that they fit.
 
     Parameters
     ----------
     path : an experiment.toml, or the folder that holds one
     name : the folder's where left out (the file's own, if it is not called experiment.toml)
+    duplicates : "refuse" the same prompt twice, or "keep" it, as in `read_prompts`
 
     Raises
     ------
@@ -179,17 +184,20 @@ def read_experiment(path: PathLike, *, name: str | None = None) -> Experiment:
     placed = Path(os.path.abspath(path))
     own_name = placed.parent.name if placed.name == FILE_NAME else placed.stem
     name = safe_name(own_name if name is None else name)
-    prompts = _read_prompts(file.settings, path.parent)
+    prompts = _read_prompts(file.settings, path.parent, duplicates)
     return _fitting(Experiment(name, file.settings, prompts, path.parent), file)
 
 
-def load_experiment(name_or_path: PathLike, roots: Sequence[PathLike] = ()) -> Experiment:
+def load_experiment(
+    name_or_path: PathLike, roots: Sequence[PathLike] = (), *, duplicates: str = "refuse"
+) -> Experiment:
     """The experiment that a name, the beginning of a name, or a path means.
 
     Parameters
     ----------
     name_or_path : "math_vs_nonmath", "math", or a path to a folder or an experiment.toml
     roots : folders that hold experiments; the first one that has a name wins
+    duplicates : as in `read_prompts`
 
     Raises
     ------
@@ -199,18 +207,18 @@ def load_experiment(name_or_path: PathLike, roots: Sequence[PathLike] = ()) -> E
     known = list_experiments(roots)
     text = os.fspath(name_or_path)
     if text in known:
-        return read_experiment(known[text])
+        return read_experiment(known[text], duplicates=duplicates)
     if "\0" in text:
         raise ExperimentError(f"{text!r} holds a NUL character and names no experiment")
     if os.path.isfile(text) or os.path.isfile(os.path.join(text, FILE_NAME)):
-        return read_experiment(text)
+        return read_experiment(text, duplicates=duplicates)
     if os.path.isdir(text):
         raise ExperimentError(f"{shown(text)}: this folder holds no {FILE_NAME}")
     if os.path.basename(text) != text or isinstance(name_or_path, Path):
         raise ExperimentError(f"{shown(text)}: no such folder or file; {_known_names(known)}")
     starting = [n for n in known if n.startswith(text)] if text else []
     if len(starting) == 1:
-        return read_experiment(known[starting[0]])
+        return read_experiment(known[starting[0]], duplicates=duplicates)
     if starting:
         raise ExperimentError(f"{text!r} fits several experiments: {', '.join(starting)}")
     close = did_you_mean(text, known)
@@ -249,8 +257,8 @@ def apply_overrides(experiment: Experiment, changes: Sequence[str]) -> Experimen
     return _fitting(replace(experiment, settings=settings, prompts=prompts, written=None))
 
 
-def _read_prompts(settings: Settings, folder: Path) -> PromptSet:
-    return read_prompts([folder / path for path in settings.prompts])
+def _read_prompts(settings: Settings, folder: Path, duplicates: str = "refuse") -> PromptSet:
+    return read_prompts([folder / path for path in settings.prompts], duplicates=duplicates)
 
 
 def _fitting(experiment: Experiment, file: SettingsFile | None = None) -> Experiment:

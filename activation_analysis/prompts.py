@@ -184,7 +184,11 @@ class PromptSet:
 
 
 def read_prompts(
-    path: PathLike | Iterable[PathLike], *, name: str | None = None, encoding: str | None = None
+    path: PathLike | Iterable[PathLike],
+    *,
+    name: str | None = None,
+    encoding: str | None = None,
+    duplicates: str = "refuse",
 ) -> PromptSet:
     """Read prompts with their conditions, or say everything that is wrong with them.
 
@@ -194,6 +198,8 @@ def read_prompts(
         .txt files, each a condition with a prompt a line; or several of these
     name : name of the prompt set; the file's or folder's where left out
     encoding : read the files so; UTF-8, or what their byte order mark says, where left out
+    duplicates : "refuse" the same prompt twice, or "keep" it, for a check that goes on to tell
+        what else there is
 
     Raises
     ------
@@ -209,7 +215,7 @@ def read_prompts(
     rows = PromptRows(files, problems)
     for number in range(len(files)):
         rows.read(number, encoding)
-    rows.compare()
+    rows.compare(duplicates=duplicates)
     problems.refuse()
     file, line = rows.places()
     return PromptSet(name or _name_of(paths), rows.table(), tuple(files), file, line)

@@ -151,8 +151,8 @@ def test_an_unknown_option_is_answered_as_promised(root):
         ('prompts = ["a.csv", "a.csv"]', "prompts has 'a.csv' twice"),
         ('prompts = ""', "prompts is empty"),
         ("prompts = 3", "prompts must be a list such as"),
-        ("alpha = 0.1", "no table or option 'alpha'; known: check, contrasts, model, prompts, question, "
-         "recording, seed, univariate ('alpha' belongs below [univariate])"),
+        ("alpha = 0.1", "no table or option 'alpha'; known: check, contrasts, model, prompts, "
+         "question, recording, seed, univariate ('alpha' belongs below [univariate])"),
         ('quesiton = "x"', "no table or option 'quesiton'"),
         ("univarite.alpha = 0.1", "(did you mean 'univariate'?)"),
         ("univariate = 3", "univariate must be a table; write [univariate] and its options below"),
@@ -160,8 +160,8 @@ def test_an_unknown_option_is_answered_as_promised(root):
         ("univariate = {alpha = 2}", "[univariate] alpha must be a number between 0 and 1, not 2"),
         ("univariate.alpha = nan", "[univariate] alpha must be a number between 0 and 1, not nan"),
         ("univariate.alpha = true", "alpha must be a number between 0 and 1, not True"),
-        ('univariate.test = "welsh"', "[univariate] test is 'welsh'; known: auto, brunnermunzel, f, "
-         "glm_f, glm_t, kruskal, mannwhitney, paired, student, welch, wilcoxon "
+        ('univariate.test = "welsh"', "[univariate] test is 'welsh'; known: auto, brunnermunzel, "
+         "f, glm_f, glm_t, kruskal, mannwhitney, paired, student, welch, wilcoxon "
          "(did you mean 'welch'?)"),
         ("univariate.test = 5", "[univariate] test is 5; known: auto, brunnermunzel, f,"),
         ('univariate.control = "none"', "[univariate] control is 'none'; known: bonferroni"),
