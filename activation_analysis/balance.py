@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from activation_analysis.text_measures import SURFACE, TEXT_LENGTHS
+from activation_analysis.text_measures import LENGTHS, MEASURES, SURFACE, TEXT_LENGTHS
 
 if TYPE_CHECKING:
     from activation_analysis.contrasts import Contrast
     from activation_analysis.prompts import PromptSet
 
 LARGEST_BALANCED_SMD = 0.1
+LARGEST_SURFACE_SMD = 0.25  # of marks, digits, capitals: matched by hand on few prompts
 
 
 def balance(
@@ -41,7 +42,7 @@ def balance(
     -------
     DataFrame
         One row a covariate: covariate, mean_first, sd_first, mean_second, sd_second, smd,
-        flagged (abs(smd) > 0.1).
+        flagged (abs(smd) > 0.1; 0.25 for what `text_measures` counts beside lengths).
 
     Raises
     ------
@@ -52,8 +53,10 @@ def balance(
     ----------
     Austin (2009), Statistics in Medicine 28:3083-3107.
     """
-    measured = {name: SURFACE[name](prompt_set.texts) for name in TEXT_LENGTHS}
-    for name, values in (covariates or {}).items():
+    given = covariates or {}
+    counted = [name for name in TEXT_LENGTHS if name not in given]
+    measured = {name: SURFACE[name](prompt_set.texts) for name in counted}
+    for name, values in given.items():
         measured[name] = _checked(name, values, len(prompt_set))
     sides = prompt_set.rows_of(first), prompt_set.rows_of(second)
     return pd.DataFrame([_row(name, *(v[s] for s in sides)) for name, v in measured.items()])
@@ -93,8 +96,19 @@ def _row(name: str, a: np.ndarray, b: np.ndarray) -> dict[str, object]:
         "mean_second": float(b.mean()),
         "sd_second": float(b.std(ddof=1)),
         "smd": smd,
-        "flagged": bool(abs(smd) > LARGEST_BALANCED_SMD),
+        "flagged": bool(abs(smd) > largest_smd(name)),
     }
+
+
+def largest_smd(covariate: str) -> float:
+    """From where on a standardised mean difference is worth mending.
+
+    References
+    ----------
+    Stuart (2010), Statistical Science 25:1-21, for 0.25; Austin (2009) for 0.1.
+    """
+    surface = covariate in MEASURES and covariate not in LENGTHS
+    return LARGEST_SURFACE_SMD if surface else LARGEST_BALANCED_SMD
 
 
 def standardised_mean_difference(a: np.ndarray, b: np.ndarray) -> float:
@@ -107,7 +121,7 @@ def standardised_mean_difference(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _checked(name: str, values: np.ndarray, n_prompts: int) -> np.ndarray:
-    values = np.asarray(values, dtype=float)
+    values = np.asarray(values)
     if values.shape != (n_prompts,):
         raise ValueError(
             f"covariate {name!r} has shape {values.shape}; expected one number for each of the "

@@ -79,7 +79,7 @@ class PromptRows:
 
     def places(self) -> tuple[np.ndarray, np.ndarray]:
         """File number and line of every row, each (n_prompts,)."""
-        return np.array(self.file, dtype=int), np.array(self.line, dtype=int)
+        return np.array(self.file, dtype=np.int32), np.array(self.line, dtype=np.int32)
 
     def _add(self, number: int, line: int, row: Row) -> None:
         n_before = len(self.line)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-CHUNK = 20_000  # texts at a time
+CHUNK = 10_000  # texts at a time
 WORD = re.compile(r"\w+(?:['’]\w+)*")
 
 SPACE, DIGIT, CAPITAL, MARK, UNKNOWN = 1, 2, 4, 8, 128
@@ -61,6 +61,7 @@ SURFACE: Mapping[str, Callable[[Sequence[str]], np.ndarray]] = {
     "type_token_ratio": type_token_ratio,
 }
 TEXT_LENGTHS = ("words", "characters")
+LENGTHS = ("tokens", *TEXT_LENGTHS)
 MEASURES = ("tokens", *SURFACE, "word_frequency", "surprisal")  # all that a check can hold
 
 
