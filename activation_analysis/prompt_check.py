@@ -123,6 +123,7 @@ def _check_contrast(
     labels, sizes = power_sides(contrast, design)
     control = options.control if family_size > 1 else "none"
     power = power_of(design, sizes, alpha=options.alpha, family_size=family_size, control=control)
+    how = EXCHANGED[kind].replace("prompt", "group") if design.means else EXCHANGED[kind]
     counted = "groups" if design.means else "items" if design.is_paired else "prompts"
     few = small_sample_warning(labels, power, counted)
     findings += _said("few_prompts", f"{contrast}: {few}" if few else "")
@@ -133,7 +134,7 @@ def _check_contrast(
     checked = replace(
         alone,
         test=design.test,
-        relabellings=f"{many_of(logarithm)} relabellings ({EXCHANGED[kind]})",
+        relabellings=f"{many_of(logarithm)} relabellings ({how})",
         power=power,
         notes=notes,
     )

@@ -10,15 +10,15 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import csr_array
-
 from activation_analysis.results import SurfaceBaseline
 from activation_analysis.statistics.classification import (
     balanced_accuracy,
-    decoded,
+    held_out_credit,
     residual_maker,
+    sparse_products,
     stratified_folds,
 )
 
@@ -62,13 +62,14 @@ def surface_baseline(
     n_folds = min(N_FOLDS, *(len(np.unique(block[label == k])) for k in range(len(classes))))
     if n_folds < 2 or len(classes) < 2:
         return None
-    words, bags = _bags([texts[row] for row in rows])
-    maker = residual_maker((bags @ bags.T).toarray(), penalty=PENALTY)
+    bags = _bags([texts[row] for row in rows])
+    maker = residual_maker(
+        sparse_products(bags.row, bags.word, bags.weight, len(rows)), penalty=PENALTY
+    )
     reached = []
     for _ in range(N_SHUFFLES):
         fold = stratified_folds(label, block, n_folds, rng)
-        said = decoded(maker, label, fold)
-        reached.append(balanced_accuracy(label, said))
+        reached.append(balanced_accuracy(label, held_out_credit(maker, label, fold)))
     return SurfaceBaseline(
         classes=classes,
         accuracy=float(np.mean(reached)),
@@ -76,29 +77,36 @@ def surface_baseline(
         highest=max(reached),
         n_prompts=len(rows),
         n_folds=n_folds,
-        telling=_telling(words, bags, maker, label),
+        telling=_telling(bags, maker, label),
     )
 
 
-def _bags(texts: Sequence[str]) -> tuple[list[str], csr_array]:
-    """The words, and for every text the logarithms of their counts at length one, sparse."""
+@dataclass(frozen=True)
+class _Bags:
+    """Which words each text has, as triples; every text's weights have length one."""
+
+    words: list[str]
+    row: np.ndarray  # (n_entries,) int
+    word: np.ndarray  # (n_entries,) int
+    weight: np.ndarray  # (n_entries,) float
+
+
+def _bags(texts: Sequence[str]) -> _Bags:
     number: dict[str, int] = {}
-    row, column, value = [], [], []
+    row, word, weight = [], [], []
     for i, text in enumerate(texts):
         counts = Counter(TOKEN.findall(text.lower()))
-        weights = np.array([1 + np.log(n) for n in counts.values()])
+        own = np.array([1 + np.log(n) for n in counts.values()])
         row += [i] * len(counts)
-        column += [number.setdefault(word, len(number)) for word in counts]
-        value += (weights / np.linalg.norm(weights)).tolist() if counts else []
-    shape = (len(texts), max(len(number), 1))
-    return list(number), csr_array((value, (row, column)), shape=shape)
+        word += [number.setdefault(said, len(number)) for said in counts]
+        weight += (own / np.linalg.norm(own)).tolist()
+    return _Bags(list(number), np.array(row, int), np.array(word, int), np.array(weight))
 
 
-def _telling(
-    words: list[str], bags: csr_array, maker: np.ndarray, label: np.ndarray
-) -> tuple[tuple[str, ...], ...]:
+def _telling(bags: _Bags, maker: np.ndarray, label: np.ndarray) -> tuple[tuple[str, ...], ...]:
     """The words of largest weight for each class, of the decoder that learns from all texts."""
     indicator = (label[:, None] == np.arange(int(label.max()) + 1)).astype(float)
-    weights = bags.T @ (maker @ indicator)
+    weights = np.zeros((len(bags.words), indicator.shape[1]))
+    np.add.at(weights, bags.word, bags.weight[:, None] * (maker @ indicator)[bags.row])
     best = np.argsort(-weights, axis=0)[:N_TELLING]
-    return tuple(tuple(words[i] for i in best[:, k]) for k in range(best.shape[1]))
+    return tuple(tuple(bags.words[i] for i in best[:, k]) for k in range(best.shape[1]))

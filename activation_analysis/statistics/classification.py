@@ -8,6 +8,21 @@ from __future__ import annotations
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
+from scipy.sparse import csr_array
+
+TIE_TOLERANCE = 1e-9  # of scores around 0..1, whose rounding is 1e-14
+
+
+def sparse_products(
+    row: np.ndarray, column: np.ndarray, value: np.ndarray, n_rows: int
+) -> np.ndarray:
+    """Products of observations that have few features each, (n_rows, n_rows) float64.
+
+    ``value`` stands at ``row`` and ``column``, each (n_entries,); everything else is 0.
+    """
+    n_columns = int(column.max(initial=0)) + 1
+    features = csr_array((value, (row, column)), shape=(n_rows, n_columns))
+    return (features @ features.T).toarray()
 
 
 def residual_maker(gram: np.ndarray, *, penalty: float) -> np.ndarray:
@@ -84,11 +99,12 @@ def held_out_scores(maker: np.ndarray, targets: np.ndarray, fold: np.ndarray) ->
     return scores
 
 
-def decoded(maker: np.ndarray, label: np.ndarray, fold: np.ndarray) -> np.ndarray:
-    """The class that a ridge classifier gives every observation held out, (n,) int.
+def held_out_credit(maker: np.ndarray, label: np.ndarray, fold: np.ndarray) -> np.ndarray:
+    """1 where a ridge classifier tells the class of an observation held out, else 0; (n,) float64.
 
     One regression a class on indicators; the class whose score exceeds its share most, so that a
-    frequent class is not preferred.
+    frequent class is not preferred. Where k classes tie within rounding (two observations of the
+    same features), each gets 1 / k.
 
     Parameters
     ----------
@@ -96,18 +112,19 @@ def decoded(maker: np.ndarray, label: np.ndarray, fold: np.ndarray) -> np.ndarra
     maker, fold, errors : as `held_out_scores`
     """
     indicator = (label[:, None] == np.arange(int(label.max()) + 1)).astype(float)
-    scores = held_out_scores(maker, indicator, fold)
-    return np.argmax(scores - indicator.mean(axis=0), axis=1)
+    excess = held_out_scores(maker, indicator, fold) - indicator.mean(axis=0)
+    best = excess >= excess.max(axis=1, keepdims=True) - TIE_TOLERANCE
+    return best[np.arange(len(label)), label] / best.sum(axis=1)
 
 
-def balanced_accuracy(label: np.ndarray, said: np.ndarray) -> float:
+def balanced_accuracy(label: np.ndarray, credit: np.ndarray) -> float:
     """Mean over classes of the share that is told right.
 
     References
     ----------
     Brodersen et al. (2010), ICPR 2010:3121-3124.
     """
-    return float(np.mean([np.mean(said[label == k] == k) for k in np.unique(label)]))
+    return float(np.mean([credit[label == k].mean() for k in np.unique(label)]))
 
 
 def stratified_folds(
