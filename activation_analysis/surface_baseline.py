@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
 from activation_analysis.results import SurfaceBaseline
 from activation_analysis.statistics.classification import (
     balanced_accuracy,
