@@ -28,12 +28,11 @@ from activation_analysis.results import (
     ContrastCheck,
     Finding,
     PromptCheck,
-    SurfaceBaseline,
     many_of,
 )
 from activation_analysis.spans import SPAN_COLUMNS
 from activation_analysis.study_designs import check_answerable, design_of, power_sides, side_names
-from activation_analysis.surface_baseline import surface_baseline
+from activation_analysis.surface_baseline import contrast_baseline
 from activation_analysis.templates import ALONE, Templates, find_templates
 from activation_analysis.text_measures import SURFACE
 
@@ -85,9 +84,8 @@ def check_prompts(
             *more,
             *_templates(compared, contrast, _larger(found), experiment, checked),
         ]
-        checks.append(
-            replace(checked, baseline=_baseline(compared, contrast, found, experiment.seed))
-        )
+        baseline = contrast_baseline(compared, contrast, seed=experiment.seed)
+        checks.append(replace(checked, baseline=baseline))
     unique = tuple(dict.fromkeys(findings))  # what concerns all contrasts is said once
     return PromptCheck(experiment.name, prompts.counts, tuple(checks), unique, len(compared))
 
@@ -276,23 +274,6 @@ def _dependence(experiment: Experiment, design: Design) -> tuple[tuple[str, ...]
     if design.means:
         return (said,), []
     return (), _said("dependence", said)
-
-
-def _baseline(
-    prompts: PromptSet, contrast: Contrast, found: Templates, seed: int
-) -> SurfaceBaseline | None:
-    """How far words alone tell the sides of a contrast (or its conditions) apart."""
-    sides = (
-        {c: c for c in contrast.conditions}
-        if contrast.is_omnibus
-        else dict.fromkeys(contrast.first, " + ".join(contrast.first))
-        | dict.fromkeys(contrast.second, " + ".join(contrast.second))
-    )
-    rows = prompts.rows_of(tuple(sides))
-    labels = [sides[c] for c in prompts.table["condition"].to_numpy()[rows]]
-    blocks = found.groups if prompts.blocks is None else prompts.blocks
-    chosen = [prompts.texts[row] for row in rows]
-    return surface_baseline(chosen, labels, blocks[rows], seed=seed)
 
 
 def _many(n: int, what: str) -> str:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from activation_analysis.contrasts import Contrast
+from activation_analysis.prompts import PromptSet
 from activation_analysis.results import SurfaceBaseline
 from activation_analysis.statistics.classification import (
     balanced_accuracy,
@@ -22,6 +24,7 @@ from activation_analysis.statistics.classification import (
     sparse_products,
     stratified_folds,
 )
+from activation_analysis.templates import find_templates
 
 N_FOLDS = 10
 N_SHUFFLES = 10
@@ -80,6 +83,24 @@ def surface_baseline(
         n_folds=n_folds,
         telling=_telling(bags, maker, label),
     )
+
+
+def contrast_baseline(
+    prompts: PromptSet, contrast: Contrast, *, seed: int = 0
+) -> SurfaceBaseline | None:
+    """Decode the two sides of a contrast (the conditions of an omnibus one) from their words.
+
+    What the prompts declare as belonging together is held out together: groups, else items, else
+    what `find_templates` sees.
+    """
+    if contrast.is_omnibus:
+        side_of = {c: c for c in contrast.conditions}
+    else:
+        side_of = {c: " + ".join(s) for s in (contrast.first, contrast.second) for c in s}
+    rows = prompts.rows_of(tuple(side_of))
+    sides = [side_of[c] for c in prompts.table["condition"].to_numpy()[rows]]
+    blocks = find_templates(prompts).groups if prompts.blocks is None else prompts.blocks
+    return surface_baseline([prompts.texts[row] for row in rows], sides, blocks[rows], seed=seed)
 
 
 @dataclass(frozen=True)

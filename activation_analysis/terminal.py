@@ -70,6 +70,8 @@ def _inference(result: ContrastResult) -> list[str]:
         lines.append(result.permutation.sentence)
     if result.calibration is not None and not result.calibration.flagged:
         lines.append(result.calibration.sentence)
+    if result.surface is not None:
+        lines.append(f"surface: {result.surface.sentence}")
     return lines
 
 

@@ -67,6 +67,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
             "store",
             "study_calibration",
             "study_designs",
+            "surface_baseline",
         },
         {"numpy", "pandas"},
     ),

@@ -30,7 +30,7 @@ def summary_markdown(result: ContrastResult) -> str:
         "## By site\n\n" + _site_table(result),
         f"## Top units\n\n{_top_units_note(result)}\n\n{_top_table(result)}",
         "## Error control\n\n" + _controls(result),
-        "## Balance\n\n" + _balance_table(result.balance),
+        "## Balance\n\n" + _balance_table(result.balance) + _surface(result),
     ]
     if result.calibration is not None:
         parts.append("## Calibration\n\n" + calibration_markdown(result.calibration))
@@ -187,6 +187,13 @@ def _shuffled(permutation: PermutationSummary) -> str:
             f" No generalised Pareto tail fits (p = {permutation.tail_fit_p:.3f}): counted p only."
         )
     return said
+
+
+def _surface(result: ContrastResult) -> str:
+    """What words alone tell, to read every map against."""
+    if result.surface is None:
+        return ""
+    return f"\n\nSurface baseline: {escaped(result.surface.sentence)}."
 
 
 def _balance_table(balance: pd.DataFrame) -> str:
