@@ -62,7 +62,8 @@ def save_check(found: PromptCheck, folder: Path) -> list[Path]:
 def _tokens(experiment: Experiment) -> tuple[np.ndarray, int | None]:
     """Tokens of every prompt as the model would read it, and how many it can read."""
     options = experiment.recording
-    if options.chat or options.control_tokens or options.truncate or options.position in NEEDS_ALL:
+    special = options.chat or options.control_tokens or options.truncate or options.skip_first
+    if special or options.position in NEEDS_ALL:
         from activation_analysis.pipeline import read_tokens
 
         return read_tokens(experiment).tokens.n_tokens, None

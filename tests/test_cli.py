@@ -276,7 +276,7 @@ def test_markup_in_conditions_and_prompts_is_text(workspace, saved_gpt2, capsys)
     out = capsys.readouterr().out
     assert "6 prompts: 3 [red], 3 [/INST]" in out
     assert "[red] - [/INST]" in out
-    assert "no mistake found" in out
+    assert "too few: [red] - [/INST]: '[red]' has 3 prompts" in out
     assert cli.main(["plan", name, "--model", str(saved_gpt2)]) == 0
     assert "[red] - [/INST]" in capsys.readouterr().out
 
@@ -369,7 +369,7 @@ def test_check_tells_of_templates_that_nobody_declared(workspace, capsys):
     name = write("templated.csv", *rows)
     assert cli.main(["check", name, "--model", "/no/model"]) == 0
     out = capsys.readouterr().out
-    assert "! 20 of 20 prompts look like 4 templates of 5 fillings" in out
+    assert "! templates: a - b: 20 of 20 prompts look like 4 templates of 5 fillings" in out
 
 
 def tokens_shown(out):
