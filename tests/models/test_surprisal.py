@@ -9,14 +9,10 @@ from activation_analysis.errors import ModelError
 from activation_analysis.models.loading import load_model, load_tokenizer, resolve
 from activation_analysis.models.surprisal import mean_surprisal
 
-TEXTS = ["one two three four five six seven", "a b", "the end of the day", "one"]
-
 
 def test_a_batch_says_of_each_prompt_what_the_model_says_of_it_alone(saved_gpt2):
-    tokenizer = load_tokenizer(resolve(str(saved_gpt2)))
     model = AutoModelForCausalLM.from_pretrained(saved_gpt2).eval()
     ids = [[5, 6, 7, 8, 9, 10, 3], [4, 2], [9, 9, 1, 3], [7]]
-    assert tokenizer is not None
     found = mean_surprisal(model, ids, progress=False)
     for row, bits in zip(ids[:3], found, strict=False):
         one = torch.tensor([row])
