@@ -97,7 +97,9 @@ def _loaded(path: Path) -> Dataset:
     if not os.path.isdir(place):
         raise ValueError(f"no such folder {shown(place)!r}")
     if is_saved_dataset(Path(place)):
-        return _of_splits(datasets.load_from_disk(place), split, lambda name: f"{HUB}{place}:{name}")
+        return _of_splits(
+            datasets.load_from_disk(place), split, lambda name: f"{HUB}{place}:{name}"
+        )
     return _of_many_formats(place, None, split)
 
 
@@ -105,7 +107,7 @@ def _of_many_formats(place: str, config: str | None, split: str | None) -> Datas
     """One split of a dataset on the hub, or of a local folder of CSV or Parquet files."""
     import datasets
 
-    silent = datasets.are_progress_bar_disabled()
+    silent = datasets.are_progress_bars_disabled()
     if os.path.isdir(place):
         datasets.disable_progress_bars()
     try:
@@ -155,15 +157,16 @@ def _rows(
         report(0, message)
     if wrong:
         return
-    number = 0
+    n_before = 0
     for batch in batches:
         try:
             columns = [_texts(batch.column(i), labels.get(schema.names[i])) for i in kept]
         except (UnicodeDecodeError, ValueError) as error:
-            report(number + 1, f"a row from this one on cannot be read: {error}")
+            report(n_before + 1, f"a row from this one on cannot be read: {error}")
             return
-        for number, values in enumerate(zip(*columns, strict=True), start=number + 1):
+        for number, values in enumerate(zip(*columns, strict=True), start=n_before + 1):
             yield number, dict(zip(names, values, strict=True))
+        n_before += batch.num_rows
 
 
 def _wrong_types(

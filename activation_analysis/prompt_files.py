@@ -114,20 +114,6 @@ def _or_say(likely: str) -> str:
     return f'{save_as_utf8(likely)}, or say encoding = "{likely}" (--encoding {likely})'
 
 
-def check_encoding(encoding: str) -> None:
-    """Refuse what is no encoding of text.
-
-    Raises
-    ------
-    PromptError
-        With encodings that there are.
-    """
-    try:
-        "".encode(encoding)
-    except (LookupError, ValueError):
-        raise PromptError(f"no encoding {encoding!r}; such as utf-8, utf-16, cp1252") from None
-
-
 def are_prompts(path: Path) -> bool:
     """Whether a path is one of prompts by its looks, readable or not."""
     if not os.path.isdir(path):
@@ -159,13 +145,12 @@ def files_of(paths: Sequence[Path], problems: Problems) -> Iterator[PromptFile]:
     for path in paths:
         for file in _opened(path, problems):
             wrong = _not_readable(file)
-            real = os.path.realpath(file.path)
-            if not wrong and real in seen:
+            if not wrong and os.path.realpath(file.path) in seen:
                 wrong = "is given twice; give every file once"
             if wrong:
                 problems.add(file.path, 0, wrong)
             else:
-                seen.add(real)
+                seen.add(os.path.realpath(file.path))
                 yield file
 
 

@@ -47,7 +47,8 @@ class Layout:
                 yield self._not_there(theirs, header)
         for column in self.required:
             if column not in names and column not in self.columns:
-                yield f"no {self._meant(column)}; columns: {listed(header)}{self._slip(column, names)}"
+                slip = self._slip(column, names)
+                yield f"no {self._meant(column)}; columns: {listed(header)}{slip}"
         if not self.wide and not set(REQUIRED) & {*names, *self.columns}:
             yield how_to_say([c for c in header if c.strip()])
         for column in PER_PROMPT if self.wide else ():
@@ -69,7 +70,9 @@ class Layout:
             wrong = " and ".join(f"{self._key(k)!r}{self._slip(k, row)}" for k in absent)
             raise ValueError(f"no key {wrong}; keys: {listed(values) or 'none'}")
         if len(row) != len(values):
-            twice = next(ours for ours, theirs in self.columns.items() if {ours, theirs} <= {*values})
+            twice = next(
+                ours for ours, theirs in self.columns.items() if {ours, theirs} <= {*values}
+            )
             raise ValueError(self._twice(twice, 2))
         for key in PER_PROMPT if self.wide else ():
             if key in row:
@@ -125,7 +128,7 @@ class Layout:
     def _of_one_prompt(self, column: str) -> str:
         return (
             f"column {column!r} is of one prompt, but with wide a row holds {len(self.wide)}; "
-            f"delete it, or give it another name, as in columns = [\"old_{column}={column}\"]"
+            f'delete it, or give it another name, as in columns = ["old_{column}={column}"]'
         )
 
     def _twice(self, column: str, n: int) -> str:

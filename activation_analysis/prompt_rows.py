@@ -59,7 +59,9 @@ class PromptRows:
                 self._note(row, f"condition {label!r} has only this prompt; it needs two or more")
         labels = [label for label in counts if label.strip()]
         if len(labels) == 1 and not self._silent_files:
-            hint = "; give one .txt file for each" if self.files[0].name == f"{labels[0]}.txt" else ""
+            hint = (
+                "; give one .txt file for each" if self.files[0].name == f"{labels[0]}.txt" else ""
+            )
             message = f"only one condition, {labels[0]!r}; a contrast needs two or more{hint}"
             self.problems.add(self.files[0], 0, message)
 

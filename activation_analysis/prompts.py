@@ -21,12 +21,12 @@ import pandas as pd
 from activation_analysis.balance import balance
 from activation_analysis.errors import ContrastError, PromptError
 from activation_analysis.names import did_you_mean, made_safe
-from activation_analysis.prompt_files import check_encoding, files_of, rows_of
+from activation_analysis.prompt_files import files_of, rows_of
 from activation_analysis.prompt_layout import Layout
 from activation_analysis.prompt_problems import REQUIRED, Problems
 from activation_analysis.prompt_rows import PromptRows
 from activation_analysis.spans import SPAN_COLUMNS, Span, spans_of
-from activation_analysis.text_files import shown
+from activation_analysis.text_files import is_encoding, shown
 
 __all__ = ["PromptSet", "balance", "read_prompts"]
 
@@ -214,8 +214,8 @@ def read_prompts(
         missing columns, empty or duplicate prompts, conditions with fewer than two prompts.
     """
     paths = [Path(path)] if isinstance(path, str | os.PathLike) else [Path(p) for p in path]
-    if encoding:
-        check_encoding(encoding)
+    if encoding and not is_encoding(encoding):
+        raise PromptError(f"no encoding {encoding!r}; such as utf-8, utf-16, cp1252")
     layout = Layout(columns, wide)
     problems = Problems()
     files = list(files_of(paths, problems))

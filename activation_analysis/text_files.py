@@ -36,6 +36,14 @@ def encoding_of(path: Path) -> str:
     return next((e for mark, e in BYTE_ORDER_MARKS.items() if start.startswith(mark)), "utf-8")
 
 
+def is_encoding(name: str) -> bool:
+    """Whether a name is one of an encoding of text."""
+    try:
+        return isinstance("".encode(name), bytes)
+    except (LookupError, ValueError):
+        return False
+
+
 def undecodable(
     path: Path, encoding: str, remedy: Callable[[str], str] | None = None
 ) -> Iterator[tuple[int, str]]:

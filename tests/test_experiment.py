@@ -95,6 +95,9 @@ def test_a_full_file_says_everything(root):
     assert experiment.leaves() == {
         "question": "Which units respond more to mathematics?",
         "prompts": "prompts.csv",
+        "columns": "none",
+        "wide": "none",
+        "encoding": "",
         "seed": 7,
         "contrasts.math": "math - nonmath",
         "contrasts.any": "math | nonmath",
