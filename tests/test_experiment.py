@@ -153,8 +153,8 @@ def test_an_unknown_option_is_answered_as_promised(root):
         ('prompts = ["a.csv", "a.csv"]', "prompts has 'a.csv' twice"),
         ('prompts = ""', "prompts is empty"),
         ("prompts = 3", "prompts must be a list such as"),
-        ("alpha = 0.1", "no table or option 'alpha'; known: contrasts, model, prompts, question, "
-         "recording, seed, univariate ('alpha' belongs below [univariate])"),
+        ("alpha = 0.1", "no table or option 'alpha'; known: columns, contrasts, encoding, model, "
+         "prompts, question, recording, seed, univariate, wide ('alpha' belongs below [univariate])"),
         ('quesiton = "x"', "no table or option 'quesiton'"),
         ("univarite.alpha = 0.1", "(did you mean 'univariate'?)"),
         ("univariate = 3", "univariate must be a table; write [univariate] and its options below"),

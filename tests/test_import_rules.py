@@ -19,7 +19,7 @@ HEAVY += ("openpyxl", "datasets")
 # Everything at the root that is not named below is a noun, and knows nouns only.
 # room or module -> what of ours it may import beside nouns and itself, and which libraries
 NOUN_LIBRARIES = {"numpy", "pandas", "rich"}
-# A format that needs a library of its own is read by one noun, which loads it when such a file comes.
+# A format with a library of its own is read by one noun, which loads it when such a file comes.
 FORMAT_LIBRARIES = {"prompt_workbooks": {"openpyxl"}, "prompt_datasets": {"pyarrow", "datasets"}}
 ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "statistics": (set(), {"numpy", "scipy", "statsmodels", "threadpoolctl", "torch"}),
