@@ -619,6 +619,26 @@ def test_run_list_and_analyze_end_to_end(workspace, saved_gpt2, capsys, blank_fi
     assert "was too large to be uploaded and is no more at" in refused(capsys, "analyze", "latest")
 
 
+def test_a_run_of_other_peoples_files_is_analysed_again_without_them(
+    workspace, saved_gpt2, capsys, blank_figures
+):
+    rows = [prompts_of(c, 8) for c in ("calm", "angry")]
+    table = pd.DataFrame({"Calm text": rows[0], "angry": rows[1]})
+    table.to_csv("theirs.csv", index=False, encoding="utf-16-le")
+    asked = ["--columns", "calm=Calm text", "--wide", "calm,angry", "--encoding", "utf-16-le"]
+    few = ["--sites", "mlp", "--layers", "0", "--test", "paired"]
+    assert cli.main(["run", "theirs.csv", *asked, *few, "--model", str(saved_gpt2)]) == 0
+    ran = tracking.find_run("latest")
+    assert ran.params["wide"] == "calm,angry"
+    assert ran.params["columns"] == "calm=Calm text"
+    (workspace / "theirs.csv").unlink()
+    assert cli.main(["analyze", "latest", "--test", "wilcoxon"]) == 0
+    again = tracking.find_run("latest")
+    assert again.params["prompts.sha256"] == ran.params["prompts.sha256"]
+    assert (again.params["wide"], again.params["encoding"]) == ("none", "")
+    assert capsys.readouterr().err == ""
+
+
 def test_a_capture_above_the_limit_stays_in_the_store(workspace, saved_gpt2, capsys, blank_figures):
     write_prompts(workspace / "p.csv", ["a", "b"])
     run = ["run", "p.csv", "--model", str(saved_gpt2), "--sites", "mlp", "--upload-mb", "0"]
