@@ -4,8 +4,11 @@ import csv
 import datetime
 import io
 import json
+import re
+import shlex
 import subprocess
 import sys
+import tomllib
 import zipfile
 
 import openpyxl
@@ -13,8 +16,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from workbench import ROOT
 
+from activation_analysis.command_parser import command_parser
 from activation_analysis.errors import PromptError
+from activation_analysis.options import READING, Settings
 from activation_analysis.prompt_files import READERS
 from activation_analysis.prompts import read_prompts
 
@@ -610,3 +616,29 @@ def test_a_hub_that_cannot_be_reached_is_one_message(folder, datasets):
     (said,) = ran.stdout.strip().split("\n")
     assert said.startswith("PromptError hf:someone/nothing:train: cannot be loaded: ")
     assert "Traceback" not in ran.stderr
+
+
+# The page that says all this.
+
+PAGE = (ROOT / "docs" / "prompts.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("line", re.findall(r"^activation-analysis (.+)$", PAGE, re.MULTILINE))
+def test_every_command_of_the_page_parses(line):
+    command_parser().parse_args(shlex.split(line))
+
+
+def test_every_format_and_setting_is_on_the_page():
+    for name in [*(kind for kind in READERS if kind.startswith(".")), *READING]:
+        assert f"`{name}`" in PAGE
+
+
+def test_the_examples_of_the_page_are_read(folder):
+    plain, wide = re.findall(r"```csv\n(.*?)```", PAGE, re.DOTALL)
+    (folder / "wide.csv").write_text(wide)
+    pairs = read_prompts("wide.csv", wide=["formal", "informal"])
+    assert pairs.texts[:2] == ("Dear Sir, I write to you", "Hey, quick note")
+    (folder / "plain.csv").write_text(plain + "formal,Good evening,2\ninformal,Hi there,2\n")
+    assert read_prompts("plain.csv").texts == pairs.texts
+    for toml in re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL):
+        assert Settings({}, **tomllib.loads(toml))
