@@ -301,7 +301,7 @@ def _experiment(args: argparse.Namespace) -> Experiment:
 
 def _is_prompt_file(target: str) -> bool:
     path = Path(target)
-    return not (path / FILE_NAME).is_file() and are_prompts(path)
+    return not os.path.isfile(path / FILE_NAME) and are_prompts(path)
 
 
 def _with_contrasts(experiment: Experiment, contrasts: list[str] | None) -> Experiment:

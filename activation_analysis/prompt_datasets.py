@@ -91,9 +91,13 @@ def _loaded(path: Path) -> Dataset:
     if found is None:
         raise ValueError("write it as hf:owner/name:split, or hf:./folder:split for a local one")
     place, split = found["place"], found["split"]
+    if not on_disk and os.path.isdir(place):  # which the library would take without a word
+        raise ValueError(f"there is a folder {place!r} here; write {HUB}./{place} for it")
     if not on_disk:
         return _of_many_formats(place, found["config"], split)
     place = os.path.expanduser(place)
+    if os.path.isfile(place):
+        raise ValueError(f"is a file; give it as {shown(place)}")
     if not os.path.isdir(place):
         raise ValueError(f"no such folder {shown(place)!r}")
     if is_saved_dataset(Path(place)):
@@ -107,15 +111,23 @@ def _of_many_formats(place: str, config: str | None, split: str | None) -> Datas
     """One split of a dataset on the hub, or of a local folder of CSV or Parquet files."""
     import datasets
 
-    silent = datasets.are_progress_bars_disabled()
-    if os.path.isdir(place):
+    silent, on_disk = datasets.are_progress_bars_disabled(), os.path.isdir(place)
+    source = os.path.abspath(place) if on_disk else place
+    if on_disk:
         datasets.disable_progress_bars()
     try:
         if split is None:
-            names = datasets.get_dataset_split_names(place, config)
+            names = datasets.get_dataset_split_names(source, config)
             within = f"{place}/{config}" if config else place
             split = _the_split(names, None, lambda name: f"{HUB}{within}:{name}")
-        return datasets.load_dataset(place, config, split=split)
+        return datasets.load_dataset(source, config, split=split)
+    except OSError as error:
+        if on_disk:
+            raise
+        raise ValueError(
+            f"{_first_line(error)}; is the name right, and the hub within reach? (a private "
+            f"dataset needs: hf auth login)"
+        ) from None
     finally:
         if not silent:
             datasets.enable_progress_bars()

@@ -118,7 +118,10 @@ def are_prompts(path: Path) -> bool:
     """Whether a path is one of prompts by its looks, readable or not."""
     if not os.path.isdir(path):
         return is_hub(path) or path.suffix.lower() in (*READERS, *INSTEAD)
-    return is_saved_dataset(path) or bool(_texts(path)) or any(map(_texts, _subfolders(path)))
+    try:
+        return is_saved_dataset(path) or bool(_texts(path)) or any(map(_texts, _subfolders(path)))
+    except OSError:
+        return True  # reading it says why it cannot be read
 
 
 def is_hub(path: str | os.PathLike[str]) -> bool:
@@ -143,7 +146,12 @@ def files_of(paths: Sequence[Path], problems: Problems) -> Iterator[PromptFile]:
     if not paths:
         raise PromptError("no prompt file given; give a .csv, .tsv, .jsonl or .txt file")
     for path in paths:
-        for file in _opened(path, problems):
+        try:
+            files = list(_opened(path, problems))
+        except OSError as error:
+            problems.add(Path(error.filename or path), 0, f"cannot be read: {error.strerror}")
+            continue
+        for file in files:
             wrong = _not_readable(file)
             if not wrong and os.path.realpath(file.path) in seen:
                 wrong = "is given twice; give every file once"

@@ -41,7 +41,7 @@ class PromptRows:
             for line, row in rows(report):
                 self._add(number, line, row)
         except OSError as error:
-            report(0, f"cannot be read: {error.strerror}")
+            report(0, f"cannot be read: {error.strerror or error}")
         if len(self.line) == n_rows:
             self._silent_files += 1
             if len(self.problems) == n_problems:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -47,9 +48,25 @@ class _Cell:
                 "is a formula without a stored value; open the file in Excel and save it, or put "
                 "the value in its place"
             )
+        if isinstance(self.value, str):
+            return _as_excel_shows(self.value)
         if isinstance(self.value, float) and self.value.is_integer():
             return str(int(self.value))  # as Excel shows it, whatever the file spells
         return text_of(self.value)
+
+
+_ESCAPED = re.compile("_x([0-9A-Fa-f]{4})_")
+
+
+def _as_excel_shows(text: str) -> str:
+    """A text with the characters that a workbook can only spell: ``_x000D_`` is a CR."""
+    if "_x" not in text:
+        return text
+    plain = _ESCAPED.sub(lambda found: chr(int(found[1], 16)), text).replace("\r\n", "\n")
+    try:
+        return plain.encode("utf-16", "surrogatepass").decode("utf-16")
+    except UnicodeDecodeError:
+        raise ValueError("holds half of a surrogate pair, which is no character") from None
 
 
 def _table(

@@ -436,6 +436,15 @@ def test_a_formula_is_read_by_its_stored_value(folder):
     assert read_prompts("x.xlsx").texts == ("w", "computed text", "y", "z")
 
 
+def test_characters_that_a_workbook_can_only_spell_are_read_as_excel_shows_them(folder):
+    rows = [{"condition": c, "prompt": p} for c, p in zip("aabb", "wxyz", strict=True)]
+    cells = {"B2": "one_x000D_\ntwo", "B3": "_x005F_x000D_ and my_x1", "B4": "_xD83D__xDE00_"}
+    read = read_prompts(save_xlsx(folder / "x.xlsx", rows, sheet=cells))
+    assert read.texts == ("one\ntwo", "_x000D_ and my_x1", "😀", "z")
+    said = problems(save_xlsx(folder / "x.xlsx", rows, sheet={"B2": "_xD83D_"}))
+    assert said[0] == "x.xlsx:2: cell B2 holds half of a surrogate pair, which is no character"
+
+
 def test_only_the_first_sheet_is_read_and_its_header_is_checked(folder):
     book = openpyxl.Workbook()
     book.create_sheet("notes").append(["condition", "prompt"])
@@ -522,6 +531,24 @@ def test_columns_that_cannot_be_text_are_refused(folder):
     assert problems("y.parquet")[0].startswith("y.parquet: is no Parquet file that can be read: ")
 
 
+def test_a_damaged_parquet_file_is_one_message(folder):
+    rows = [{"condition": "ab"[i % 2], "prompt": f"Prompt {i}"} for i in range(5000)]
+    pd.DataFrame(rows).to_parquet("x.parquet")
+    content = bytearray((folder / "x.parquet").read_bytes())
+    content[2000:9000] = b"\xff" * 7000
+    (folder / "x.parquet").write_bytes(content)
+    (said,) = problems("x.parquet")
+    assert said.startswith("x.parquet")
+    assert "None" not in said
+
+
+def test_text_in_an_arrow_column_that_is_not_utf_8_is_refused(folder):
+    raw = pa.array([b"w", b"x", b"\xe9", b"z"]).view(pa.string())
+    pq.write_table(pa.table({"condition": list("aabb"), "prompt": raw}), "x.parquet")
+    (said,) = problems("x.parquet")
+    assert said.startswith("x.parquet:1: a row from this one on cannot be read: 'utf-8' codec")
+
+
 @pytest.fixture
 def datasets(tmp_path, monkeypatch):
     library = pytest.importorskip("datasets")
@@ -587,9 +614,13 @@ def test_a_folder_that_load_dataset_understands_is_a_dataset(folder, datasets, c
         ("hf:./nowhere:train", "no such folder"),
         ("hf:", "write it as hf:owner/name:split"),
         ("hf:a/b/c/d", "write it as hf:owner/name:split"),
+        ("hf:./x.csv", "is a file; give it as x.csv"),
+        ("hf:owner/name", "there is a folder 'owner/name' here; write hf:./owner/name for it"),
     ],
 )
 def test_a_dataset_that_is_not_there_is_one_message(folder, datasets, name, said):
+    save_csv(folder / "x.csv", ROWS)
+    (folder / "owner" / "name").mkdir(parents=True)
     (told,) = problems(name)
     assert told.startswith(f"{name}: cannot be loaded: ")
     assert said in told
@@ -615,6 +646,7 @@ def test_a_hub_that_cannot_be_reached_is_one_message(folder, datasets):
     )
     (said,) = ran.stdout.strip().split("\n")
     assert said.startswith("PromptError hf:someone/nothing:train: cannot be loaded: ")
+    assert said.endswith("within reach? (a private dataset needs: hf auth login)")
     assert "Traceback" not in ran.stderr
 
 
