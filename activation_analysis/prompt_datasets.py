@@ -198,8 +198,10 @@ def _wrong_types(
             or of.is_null(value)
         )
         if not is_plain or of.is_duration(value) or of.is_interval(value):
-            yield f"column {name!r} holds {kind}; a row holds texts, numbers and dates only, so " \
-                  f"delete the column"  # fmt: skip
+            yield (
+                f"column {name!r} holds {kind}; a row holds texts, numbers and dates only, so "
+                f"delete the column"
+            )
         elif name in texts and not is_text:
             yield f"column {name!r} holds {kind}, but prompts are text"
 

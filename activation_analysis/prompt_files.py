@@ -94,8 +94,11 @@ def rows_of(
 ) -> Iterator[tuple[int, Row]]:
     """The rows of a file, in the encoding of its byte order mark, else as told, else UTF-8."""
     if file.kind in WITHOUT_COLUMNS and not layout.is_plain:
-        report(0, "a text file has no columns, so that wide and columns say nothing of it; leave "
-                  "them out, or give tables only")  # fmt: skip
+        report(
+            0,
+            "a text file has no columns, so that wide and columns say nothing of it; leave "
+            "them out, or give tables only",
+        )
         return iter(())
     chosen = ""
     if file.kind in TEXT:
@@ -172,28 +175,39 @@ def _opened(path: Path, problems: Problems) -> Iterator[PromptFile]:
     texts = _texts(path)
     conditions = {folder: _texts(folder) for folder in _subfolders(path)}
     if texts and any(conditions.values()):
-        problems.add(path, 0, "holds .txt files (each a condition, one prompt a line) and folders "
-                     "of .txt files (each folder a condition, each file a prompt); keep one kind"
-                     )  # fmt: skip
+        problems.add(
+            path,
+            0,
+            "holds .txt files (each a condition, one prompt a line) and folders "
+            "of .txt files (each folder a condition, each file a prompt); keep one kind",
+        )
     elif any(conditions.values()):
         yield from _prompts_in(conditions, problems)
     elif texts:
         yield from (PromptFile(file, ".txt") for file in texts)
     else:
-        problems.add(path, 0, "this folder holds no .txt file (one for each condition), nor "
-                     "folders of them (one for each condition, a file for each prompt)"
-                     )  # fmt: skip
+        problems.add(
+            path,
+            0,
+            "this folder holds no .txt file (one for each condition), nor "
+            "folders of them (one for each condition, a file for each prompt)",
+        )
 
 
 def _prompts_in(conditions: dict[Path, list[Path]], problems: Problems) -> Iterator[PromptFile]:
     for folder, texts in conditions.items():
         deeper = [inner for inner in _subfolders(folder) if _texts(inner)]
         if deeper:
-            problems.add(deeper[0], 0, "lies too deep; a folder is a condition, a .txt file in it "
-                         "a prompt")  # fmt: skip
+            problems.add(
+                deeper[0], 0, "lies too deep; a folder is a condition, a .txt file in it a prompt"
+            )
         if not texts:
-            problems.add(folder, 0, "holds no .txt file, but folders beside it do; a folder is a "
-                         "condition, each .txt file in it a prompt")  # fmt: skip
+            problems.add(
+                folder,
+                0,
+                "holds no .txt file, but folders beside it do; a folder is a "
+                "condition, each .txt file in it a prompt",
+            )
         yield from (PromptFile(file, ONE_PROMPT) for file in texts)
 
 

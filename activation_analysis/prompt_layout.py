@@ -104,8 +104,11 @@ class Layout:
                 if row[condition].strip():
                     yield line, {"condition": condition, "prompt": row[condition], **shared}
                 else:
-                    report(line, f"column {condition!r} is empty; a row has a prompt for each of "
-                                 f"{listed(self.wide)}")  # fmt: skip
+                    report(
+                        line,
+                        f"column {condition!r} is empty; a row has a prompt for each of "
+                        f"{listed(self.wide)}",
+                    )
 
     def _meant(self, column: str) -> str:
         return f"column {column!r}" + (" (which wide names)" if self.wide else "")

@@ -75,8 +75,11 @@ def _table(
     number, first = next(rows, (0, []))
     header = _texts(number, first, report)
     if not first:
-        report(0, f"the first sheet is empty; its first row names the columns "
-                  f"{' and '.join(layout.required)}")  # fmt: skip
+        report(
+            0,
+            f"the first sheet is empty; its first row names the columns "
+            f"{' and '.join(layout.required)}",
+        )
     if not header:
         return
     wrong = list(layout.problems(header))
@@ -88,8 +91,11 @@ def _table(
     for number, cells in rows:
         texts = _texts(number, cells, report)
         if len(texts) > len(names):
-            report(number, f"cell {_name(len(texts) - 1, number)} is filled, but its column has no "
-                           f"name in the header")  # fmt: skip
+            report(
+                number,
+                f"cell {_name(len(texts) - 1, number)} is filled, but its column has no "
+                f"name in the header",
+            )
         elif texts:
             texts += [""] * (len(names) - len(texts))
             yield number, dict(zip(names, texts, strict=True))
