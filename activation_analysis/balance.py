@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+
+from activation_analysis.text_measures import LENGTHS, MEASURES, SURFACE, TEXT_LENGTHS
 
 if TYPE_CHECKING:
     from activation_analysis.contrasts import Contrast
     from activation_analysis.prompts import PromptSet
 
 LARGEST_BALANCED_SMD = 0.1
-
-
-def n_words(text: str) -> int:
-    """Stretches of text between white space."""
-    return len(text.split())
-
-
-TEXT_COVARIATES: dict[str, Callable[[str], int]] = {"words": n_words, "characters": len}
+LARGEST_SURFACE_SMD = 0.25  # of marks, digits, capitals: matched by hand on few prompts
 
 
 def balance(
@@ -47,7 +42,7 @@ def balance(
     -------
     DataFrame
         One row a covariate: covariate, mean_first, sd_first, mean_second, sd_second, smd,
-        flagged (abs(smd) > 0.1).
+        flagged (abs(smd) > 0.1; 0.25 for what `text_measures` counts beside lengths).
 
     Raises
     ------
@@ -58,11 +53,10 @@ def balance(
     ----------
     Austin (2009), Statistics in Medicine 28:3083-3107.
     """
-    measured = {
-        name: np.fromiter(map(measure, prompt_set.texts), dtype=float, count=len(prompt_set))
-        for name, measure in TEXT_COVARIATES.items()
-    }
-    for name, values in (covariates or {}).items():
+    given = covariates or {}
+    counted = [name for name in TEXT_LENGTHS if name not in given]
+    measured = {name: SURFACE[name](prompt_set.texts) for name in counted}
+    for name, values in given.items():
         measured[name] = _checked(name, values, len(prompt_set))
     sides = prompt_set.rows_of(first), prompt_set.rows_of(second)
     return pd.DataFrame([_row(name, *(v[s] for s in sides)) for name, v in measured.items()])
@@ -73,10 +67,11 @@ def contrast_balance(
 ) -> pd.DataFrame:
     """`balance` of a contrast's two sides; of an omnibus contrast, of the worst pair a covariate.
 
-    Parameters, errors : as `balance`.
+    Parameters, errors : as `balance`. A column ``pair`` says which pair of several it is, and is
+    "" where there is but one.
     """
     if not contrast.is_omnibus:
-        return balance(prompt_set, contrast.first, contrast.second, covariates)
+        return balance(prompt_set, contrast.first, contrast.second, covariates).assign(pair="")
     tables = [
         balance(prompt_set, *pair, covariates).assign(pair=f"{pair[0]} against {pair[1]}")
         for pair in combinations(contrast.conditions, 2)
@@ -84,9 +79,12 @@ def contrast_balance(
     every = pd.concat(tables, ignore_index=True)
     worst = every.assign(size=every["smd"].abs()).groupby("covariate", sort=False)["size"].idxmax()
     chosen = every.loc[worst].reset_index(drop=True)
-    if len(tables) > 1:
-        chosen["covariate"] += " (" + chosen["pair"] + ")"
-    return chosen.drop(columns="pair")
+    return chosen if len(tables) > 1 else chosen.assign(pair="")
+
+
+def balance_label(row: Any) -> str:
+    """How a row of `contrast_balance` is named for a reader."""
+    return f"{row.covariate} ({row.pair})" if row.pair else str(row.covariate)
 
 
 def _row(name: str, a: np.ndarray, b: np.ndarray) -> dict[str, object]:
@@ -98,8 +96,19 @@ def _row(name: str, a: np.ndarray, b: np.ndarray) -> dict[str, object]:
         "mean_second": float(b.mean()),
         "sd_second": float(b.std(ddof=1)),
         "smd": smd,
-        "flagged": bool(abs(smd) > LARGEST_BALANCED_SMD),
+        "flagged": bool(abs(smd) > largest_smd(name)),
     }
+
+
+def largest_smd(covariate: str) -> float:
+    """From where on a standardised mean difference is worth mending.
+
+    References
+    ----------
+    Stuart (2010), Statistical Science 25:1-21, for 0.25; Austin (2009) for 0.1.
+    """
+    surface = covariate in MEASURES and covariate not in LENGTHS
+    return LARGEST_SURFACE_SMD if surface else LARGEST_BALANCED_SMD
 
 
 def standardised_mean_difference(a: np.ndarray, b: np.ndarray) -> float:
@@ -112,7 +121,7 @@ def standardised_mean_difference(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _checked(name: str, values: np.ndarray, n_prompts: int) -> np.ndarray:
-    values = np.asarray(values, dtype=float)
+    values = np.asarray(values)
     if values.shape != (n_prompts,):
         raise ValueError(
             f"covariate {name!r} has shape {values.shape}; expected one number for each of the "

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from activation_analysis.activations import Activations, RecordingSummary
+from activation_analysis.balance import balance_label
 from activation_analysis.contrasts import Contrast
 from activation_analysis.options import PAIRED_TESTS, WEIGHTED_TESTS
 from activation_analysis.prompts import PromptSet
@@ -52,7 +53,7 @@ def imbalance(balance: pd.DataFrame, adjusted: Sequence[str] = ()) -> str:
     off = balance[balance["flagged"] & ~balance["covariate"].isin(adjusted)]
     if off.empty:
         return ""
-    named = ", ".join(f"{row.covariate} ({row.smd:+.2f})" for row in off.itertuples())
+    named = ", ".join(f"{balance_label(row)} ({row.smd:+.2f})" for row in off.itertuples())
     return (
         f"the two sides differ in {named} (standardised difference beyond 0.1): "
         f"units that follow it will look as if they followed the contrast"
@@ -74,16 +75,23 @@ def unequal_pooling(prompts: PromptSet, contrast: Contrast, test: str) -> str:
 
 
 def dependence(
-    prompts: PromptSet, test: str, *, n_groups: tuple[int, ...] = (), shuffled: bool = False
+    prompts: PromptSet,
+    test: str,
+    *,
+    n_groups: tuple[int, ...] = (),
+    shuffled: bool = False,
+    adjusted: Sequence[str] = (),
 ) -> str:
     """Prompts that belong together, and what the test makes of it.
 
     ``n_groups`` of every condition, where their means are compared; ``shuffled`` where labels
-    are exchanged only as the groups allow.
+    are exchanged only as the groups allow. ``adjusted`` are the covariates that the test takes out.
     """
     if prompts.blocks is None or (test in PAIRED_TESTS and not n_groups):
         return ""
     column = "group" if "group" in prompts.table else "item"
+    if column in adjusted:
+        return ""
     if n_groups:
         n = " and ".join(map(str, n_groups))
         return (

@@ -70,12 +70,12 @@ TEXT_FLAGS = {
     "control-tokens": "strings such as <|im_end|> in prompts are control tokens, not text",
 }
 ANALYSIS_OPTIONS = {
-    "test": "welch, student, mannwhitney, brunnermunzel, paired, wilcoxon, f, kruskal, glm_t or "
-    "glm_f",
+    "test": "auto (paired or blocked where prompts have items, else welch), welch, student, "
+    "mannwhitney, brunnermunzel, paired, wilcoxon, f, kruskal, glm_t or glm_f",
     "control": "fdr_bh, fdr_by, fdr_tsbky, bonferroni, holm or max_t (permutation)",
     "alpha": "error rate over the whole family of units",
     "top-n": "discriminative units to list",
-    "nuisance": "columns to adjust for, such as tokens,author (with --test glm_t)",
+    "nuisance": "what to adjust for: tokens, words, characters or columns (with --test glm_t)",
     "groups": "auto: a column 'group' binds prompts together; ignore: it does not",
     "n-permutations": "random relabellings of control max_t (default: 1000)",
     "calibration": "relabellings that check the run's own false positives; 0: none",

@@ -122,7 +122,9 @@ def _add_check(commands: argparse._SubParsersAction) -> None:
     check = commands.add_parser(
         "check",
         help="check an experiment or a prompt file before anything is computed",
-        description="Read an experiment or prompt files; print counts, balance and mistakes.",
+        description="Look for what would make a result of these prompts mean less than it seems "
+        "to: copies, templates, sides that differ in length or marks, words that give the answer "
+        "away, too few prompts. No weights are loaded unless --surprisal asks for them.",
     )
     _add_target(check)
     _add_options(
@@ -130,6 +132,20 @@ def _add_check(commands: argparse._SubParsersAction) -> None:
         {"model": MODEL_OPTIONS["model"] + "; its tokenizer counts the tokens"} | POSITION_OPTIONS,
     )
     _add_flags(check)
+    check.add_argument(
+        "--strict", action="store_true", help="exit code 1 where something is off (2: a mistake)"
+    )
+    check.add_argument(
+        "--surprisal",
+        action="store_true",
+        help="load the model and compare how unexpected the prompts are to it",
+    )
+    check.add_argument(
+        "--save",
+        default="",
+        metavar="FOLDER",
+        help="write balance.png, balance.csv and check.json there",
+    )
 
 
 def _add_plan(commands: argparse._SubParsersAction) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 
 from activation_analysis import terminal
 from activation_analysis.command_options import overrides
-from activation_analysis.errors import ExperimentError, InputError, ModelError
+from activation_analysis.errors import ExperimentError, InputError
 from activation_analysis.experiment import (
     FILE_NAME,
     Experiment,
@@ -155,17 +155,18 @@ def _show(args: argparse.Namespace, outcome: Outcome, run_ids: list[str]) -> Non
 
 
 def check_command(args: argparse.Namespace) -> int:
-    """Counts and balance; every mistake in the files has been an error by then."""
-    experiment = _experiment(args)
-    from activation_analysis.pipeline import read_tokens
+    """What would make a result of these prompts mean less than it seems to."""
+    experiment = _experiment(args, duplicates="keep")
+    from activation_analysis.checking import checked
+    from activation_analysis.terminal_check import show_check
 
-    n_tokens, problem = None, ""
-    try:
-        n_tokens = read_tokens(experiment).tokens.n_tokens
-    except ModelError as error:
-        problem = str(error)
-    terminal.show_check(experiment, n_tokens, problem)
-    return 0
+    found, uncounted = checked(experiment, surprisal=args.surprisal)
+    show_check(found, experiment, uncounted)
+    if args.save:
+        from activation_analysis.checking import save_check
+
+        terminal.show_files(save_check(found, Path(args.save)))
+    return 1 if args.strict and not (found.passed and not uncounted) else 0
 
 
 def plan_command(args: argparse.Namespace) -> int:
@@ -280,7 +281,7 @@ def _refuse_recorded(changes: list[str]) -> None:
         )
 
 
-def _experiment(args: argparse.Namespace) -> Experiment:
+def _experiment(args: argparse.Namespace, *, duplicates: str = "refuse") -> Experiment:
     """The experiment that the arguments mean, with every override applied."""
     target, changes = list(args.target), overrides(args)
     reading = [change for change in changes if change.partition("=")[0].strip() in READING]
@@ -292,10 +293,12 @@ def _experiment(args: argparse.Namespace) -> Experiment:
             columns=said.renames,
             wide=said.wide,
             encoding=said.encoding,
+            duplicates=duplicates,
         )
     else:
-        experiment = load_experiment(target[0], experiment_roots(), reading=reading)
-        experiment = _with_contrasts(experiment, args.contrast)
+        roots = experiment_roots()
+        found = load_experiment(target[0], roots, reading=reading, duplicates=duplicates)
+        experiment = _with_contrasts(found, args.contrast)
     return apply_overrides(experiment, changes)
 
 

@@ -21,7 +21,6 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from activation_analysis.activations import relative_depth
-from activation_analysis.experiment import UnivariateOptions
 from activation_analysis.pipeline import Outcome
 from activation_analysis.provenance import Provenance
 from activation_analysis.report.calibration import calibration_summary
@@ -56,7 +55,7 @@ def params(
 ) -> dict[str, str]:
     """What was asked for; the contract's names win over the experiment file's."""
     experiment, activations = outcome.experiment, outcome.activations
-    analysis = experiment.univariate or UnivariateOptions()
+    analysis = experiment.analysis
     named = {
         "model.id": activations.model,
         "model.revision": activations.details.get("revision", ""),

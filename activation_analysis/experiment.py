@@ -17,8 +17,10 @@ from activation_analysis import experiment_file
 from activation_analysis.contrasts import Contrast
 from activation_analysis.errors import ContrastError, ExperimentError, PromptError
 from activation_analysis.experiment_file import SettingsFile, read_settings
+from activation_analysis.matched_tests import matched
 from activation_analysis.names import did_you_mean, made_safe, safe_name
 from activation_analysis.options import (
+    AUTO_TEST,
     PAIRED_TESTS,
     READING,
     ModelOptions,
@@ -76,8 +78,16 @@ class Experiment:
 
     @property
     def univariate(self) -> UnivariateOptions | None:
-        """None where the analysis does not run."""
-        return self.settings.univariate
+        """None where the analysis does not run; no test is ``auto`` any more."""
+        return self.analysis if self.settings.univariate else None
+
+    @cached_property
+    def analysis(self) -> UnivariateOptions:
+        """How units are tested, or would be: test ``auto`` is the one that fits the prompts."""
+        options = self.settings.univariate or UnivariateOptions()
+        if options.test != AUTO_TEST:
+            return options
+        return matched(options, self.prompts, self.contrasts, streamed=self.recording.stream)
 
     @cached_property
     def contrasts(self) -> tuple[Contrast, ...]:
@@ -86,7 +96,7 @@ class Experiment:
 
     def leaves(self) -> dict[str, str | int | float]:
         """Every setting under its full name, ``univariate.test``: parameters of a tracked run."""
-        return experiment_file.leaves(self.settings)
+        return experiment_file.leaves(replace(self.settings, univariate=self.univariate))
 
     def to_toml(self, prompts: str | None = None) -> str:
         """The experiment as it really runs, as a file that reads back equal.
@@ -126,6 +136,7 @@ class Experiment:
         model: ModelOptions | None = None,
         recording: RecordingOptions | None = None,
         univariate: UnivariateOptions | None = None,
+        duplicates: str = "refuse",
     ) -> Experiment:
         """An experiment on one's own prompts, with no folder and no file of settings.
 
@@ -137,6 +148,7 @@ class Experiment:
         name : the prompt set's where left out
         columns, wide, encoding : as in `read_prompts`
         univariate : options of the analysis; its defaults where left out
+        duplicates : "refuse" the same prompt twice, or "keep" it, as in `read_prompts`
 
         Raises
         ------
@@ -145,7 +157,9 @@ class Experiment:
         """
         single = isinstance(prompt_files, str | os.PathLike)
         paths = [prompt_files] if single else list(prompt_files)
-        prompts = read_prompts(paths, columns=columns, wide=wide, encoding=encoding or None)
+        prompts = read_prompts(
+            paths, columns=columns, wide=wide, encoding=encoding or None, duplicates=duplicates
+        )
         settings = Settings(
             contrasts=contrasts_.named(contrasts, prompts.conditions),
             question=question,
@@ -163,7 +177,11 @@ class Experiment:
 
 
 def read_experiment(
-    path: PathLike, *, name: str | None = None, reading: Sequence[str] = ()
+    path: PathLike,
+    *,
+    name: str | None = None,
+    reading: Sequence[str] = (),
+    duplicates: str = "refuse",
 ) -> Experiment:
     """Read an experiment file with its prompts, and check that they fit.
 
@@ -173,6 +191,7 @@ def read_experiment(
     name : the folder's where left out (the file's own, if it is not called experiment.toml)
     reading : changes, as `apply_overrides` takes them, without which the prompts may not be
         readable: of ``columns``, ``wide`` and ``encoding``
+    duplicates : "refuse" the same prompt twice, or "keep" it, as in `read_prompts`
 
     Raises
     ------
@@ -186,12 +205,16 @@ def read_experiment(
     place = Path(os.path.abspath(path))
     own_name = place.parent.name if place.name == FILE_NAME else place.stem
     name = safe_name(own_name if name is None else name)
-    prompts = _read_prompts(file.settings, path.parent)
+    prompts = _read_prompts(file.settings, path.parent, duplicates)
     return _fitting(Experiment(name, file.settings, prompts, path.parent), file)
 
 
 def load_experiment(
-    name_or_path: PathLike, roots: Sequence[PathLike] = (), *, reading: Sequence[str] = ()
+    name_or_path: PathLike,
+    roots: Sequence[PathLike] = (),
+    *,
+    reading: Sequence[str] = (),
+    duplicates: str = "refuse",
 ) -> Experiment:
     """The experiment that a name, the beginning of a name, or a path means.
 
@@ -200,6 +223,7 @@ def load_experiment(
     name_or_path : "math_vs_nonmath", "math", or a path to a folder or an experiment.toml
     roots : folders that hold experiments; the first one that has a name wins
     reading : as in `read_experiment`
+    duplicates : as in `read_prompts`
 
     Raises
     ------
@@ -209,18 +233,18 @@ def load_experiment(
     known = list_experiments(roots)
     text = os.fspath(name_or_path)
     if text in known:
-        return read_experiment(known[text], reading=reading)
+        return read_experiment(known[text], reading=reading, duplicates=duplicates)
     if "\0" in text:
         raise ExperimentError(f"{text!r} holds a NUL character and names no experiment")
     if os.path.isfile(text) or os.path.isfile(os.path.join(text, FILE_NAME)):
-        return read_experiment(text, reading=reading)
+        return read_experiment(text, reading=reading, duplicates=duplicates)
     if os.path.isdir(text):
         raise ExperimentError(f"{shown(text)}: this folder holds no {FILE_NAME}")
     if os.path.basename(text) != text or isinstance(name_or_path, Path):
         raise ExperimentError(f"{shown(text)}: no such folder or file; {_known_names(known)}")
     starting = [n for n in known if n.startswith(text)] if text else []
     if len(starting) == 1:
-        return read_experiment(known[starting[0]], reading=reading)
+        return read_experiment(known[starting[0]], reading=reading, duplicates=duplicates)
     if starting:
         raise ExperimentError(f"{text!r} fits several experiments: {', '.join(starting)}")
     close = did_you_mean(text, known)
@@ -261,12 +285,13 @@ def apply_overrides(experiment: Experiment, changes: Sequence[str]) -> Experimen
     return _fitting(replace(experiment, settings=settings, prompts=prompts, written=None))
 
 
-def _read_prompts(settings: Settings, folder: Path) -> PromptSet:
+def _read_prompts(settings: Settings, folder: Path, duplicates: str = "refuse") -> PromptSet:
     return read_prompts(
         [placed(path, folder) for path in settings.prompts],
         columns=settings.renames,
         wide=settings.wide,
         encoding=settings.encoding or None,
+        duplicates=duplicates,
     )
 
 

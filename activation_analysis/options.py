@@ -17,6 +17,7 @@ from activation_analysis.activations import POSITIONS, SITE_ALIASES, SITES
 from activation_analysis.errors import ExperimentError
 from activation_analysis.names import did_you_mean
 from activation_analysis.text_files import is_encoding
+from activation_analysis.text_measures import MEASURES
 
 
 class Kind(Protocol):
@@ -265,7 +266,9 @@ class RecordingOptions(_Checked):
     upload_mb: int = option(1000, Integer())  # a larger capture stays in the store
 
 
+AUTO_TEST = "auto"  # paired or blocked where the prompts have items, else welch
 TESTS = (
+    AUTO_TEST,
     "welch",
     "student",
     "mannwhitney",
@@ -289,17 +292,26 @@ CONTROLS = ("fdr_bh", "fdr_by", "fdr_tsbky", "bonferroni", "holm", "max_t")
 class UnivariateOptions(_Checked):
     """[univariate]: a test of every unit."""
 
-    test: str = option("welch", Choice(TESTS, TEST_ALIASES))
+    test: str = option(AUTO_TEST, Choice(TESTS, TEST_ALIASES))
     control: str = option("fdr_bh", Choice(CONTROLS))
     alpha: float = option(0.05, Fraction())
     top_n: int = option(20, Integer(at_least=1))
-    nuisance: tuple[str, ...] = option(  # columns of the prompts, or tokens
+    nuisance: tuple[str, ...] = option(  # columns of the prompts, tokens, words or characters
         (), ListOf(Text(may_be_empty=False), example='["tokens", "author"]', nothing="none")
     )
     groups: str = option("auto", Choice(("auto", "ignore")))  # what the column group means
     n_permutations: int = option(1000, Integer(at_least=1))  # of control max_t
     step_down: bool = option(True, Flag())  # of control max_t
     calibration: int = option(100, Integer())  # null relabellings that check the run's own errors
+
+
+@dataclass(frozen=True)
+class CheckOptions(_Checked):
+    """[check]: what `activation-analysis check` knows of the prompts beforehand."""
+
+    expected: tuple[str, ...] = option(  # measures that differ since the construct is in them
+        (), ListOf(Choice(MEASURES), example='["punctuation", "capitals"]', nothing="none")
+    )
 
 
 @dataclass(frozen=True)
@@ -328,6 +340,7 @@ class Settings(_Checked):
     model: ModelOptions = ModelOptions()
     recording: RecordingOptions = RecordingOptions()
     univariate: UnivariateOptions | None = None  # None: the analysis does not run
+    check: CheckOptions = CheckOptions()
 
     @property
     def renames(self) -> dict[str, str]:
@@ -340,6 +353,7 @@ TABLES = {
     "model": ModelOptions,
     "recording": RecordingOptions,
     "univariate": UnivariateOptions,
+    "check": CheckOptions,
 }
 ANALYSES = ("univariate",)  # tables whose presence makes an analysis run
 DEFAULT_ANALYSIS = "univariate"  # runs where a file names none

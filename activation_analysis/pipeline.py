@@ -47,6 +47,7 @@ from activation_analysis.study_designs import (
     power_sides,
     side_names,
 )
+from activation_analysis.surface_baseline import contrast_baseline
 
 if TYPE_CHECKING:
     from activation_analysis.models.checks import Proof
@@ -278,6 +279,7 @@ def contrast_result(
         if bounds is None
         else univariate.lower_bound(univariate.every_p_value([maps]), bounds),
         calibration=calibration,
+        surface=contrast_baseline(experiment.prompts, contrast, seed=experiment.seed),
         warnings=tuple(
             said
             for said in (
@@ -290,6 +292,7 @@ def contrast_result(
                     design.test,
                     n_groups=design.n if design.means else (),
                     shuffled=permutation is not None and design.blocks is not None,
+                    adjusted=options.nuisance,
                 ),
                 undeclared_templates(activations, experiment.prompts, contrast, options.test),
                 cautions.unreachable(permutation, options.alpha),

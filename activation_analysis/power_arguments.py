@@ -56,16 +56,21 @@ def _given(value: float | None, default: float) -> float:
 def _n_units(asked: int | None, experiment: Experiment | None) -> int:
     if asked is not None:
         return asked
-    if experiment and (
-        experiment.model.id != ModelOptions().id
-        or set(experiment.recording.sites) != set(SITES)
-        or experiment.recording.layers
-    ):
+    if experiment and not records_default_units(experiment):
         raise InputError(
             f"{experiment.name} records other units than the default model at all sites; say how "
             f"many with --units (activation-analysis plan {experiment.name} counts them)"
         )
     return UNITS_OF_DEFAULT_MODEL
+
+
+def records_default_units(experiment: Experiment) -> bool:
+    """Whether a run tests every unit of the default model."""
+    return (
+        experiment.model.id == ModelOptions().id
+        and set(experiment.recording.sites) == set(SITES)
+        and not experiment.recording.layers
+    )
 
 
 def _refuse_strangers(args: argparse.Namespace, experiment: Experiment | None) -> None:

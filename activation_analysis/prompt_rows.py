@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from activation_analysis.duplicates import first_alike
 from activation_analysis.prompt_problems import REQUIRED, Problems, Report, Row
 from activation_analysis.spans import SPAN_COLUMNS
 
@@ -29,7 +30,6 @@ class PromptRows:
         self.columns: dict[str, list[str]] = {column: [] for column in REQUIRED}
         self.file = array("l")
         self.line = array("q")
-        self._first_with: dict[str, int] = {}
         self._known: dict[str, str] = {}
         self._silent_files = 0
 
@@ -47,9 +47,10 @@ class PromptRows:
             if len(self.problems) == n_problems:
                 report(0, "holds no prompts")
 
-    def compare(self) -> None:
-        """Note what only all rows together can show."""
-        self._first_with.clear()
+    def compare(self, *, duplicates: str = "refuse") -> None:
+        """Note what only all rows together can show; duplicates only if they are refused."""
+        if duplicates == "refuse":
+            self._refuse_duplicates()
         for column in COMPLETE:
             self._check_complete(column)
         condition = self.columns["condition"]
@@ -73,7 +74,7 @@ class PromptRows:
 
     def places(self) -> tuple[np.ndarray, np.ndarray]:
         """File number and line of every row, each (n_prompts,)."""
-        return np.array(self.file, dtype=int), np.array(self.line, dtype=int)
+        return np.array(self.file, dtype=np.int32), np.array(self.line, dtype=np.int32)
 
     def _add(self, number: int, line: int, row: Row) -> None:
         n_before = len(self.line)
@@ -84,9 +85,9 @@ class PromptRows:
             if len(values) < n_before:
                 values.extend([""] * (n_before - len(values)))
             values.append(value if column == "prompt" else self._known.setdefault(value, value))
-        self._check(n_before, row["condition"], row["prompt"], *map(row.get, SPAN_COLUMNS))
+        self._check(n_before, row["condition"], row["prompt"])
 
-    def _check(self, row: int, condition: str, prompt: str, *span: str | None) -> None:
+    def _check(self, row: int, condition: str, prompt: str) -> None:
         if not condition.strip():
             self._note(row, "the condition is missing")
         elif condition != condition.strip():
@@ -95,15 +96,19 @@ class PromptRows:
             self._note(row, f"condition {condition!r} holds a double quote or control character")
         if not prompt.strip():
             self._note(row, "the prompt is empty")
-            return
-        # Two stretches of one text are two prompts.
-        first = self._first_with.setdefault("\0".join([prompt, *filter(None, span)]), row)
-        if first != row:
-            self._note(row, self._duplicate(first, condition))
 
-    def _duplicate(self, first: int, condition: str) -> str:
+    def _refuse_duplicates(self) -> None:
+        # Two stretches of one text are two prompts.
+        parts = [self._padded(c) for c in ("prompt", *SPAN_COLUMNS) if c in self.columns]
+        first = first_alike(*parts)
+        for row in np.flatnonzero(first != np.arange(len(first))):
+            if parts[0][row].strip():  # an empty prompt is told as such
+                self._note(int(row), self._duplicate(int(first[row]), int(row)))
+
+    def _duplicate(self, first: int, row: int) -> str:
+        condition = self.columns["condition"][row]
         there = self.columns["condition"][first]
-        same_file = self.file[first] == self.file[-1]
+        same_file = self.file[first] == self.file[row]
         where = f"line {self.line[first]}" + (
             "" if same_file else f" of {self.files[self.file[first]].name}"
         )

@@ -192,6 +192,7 @@ def read_prompts(
     columns: Mapping[str, str] | None = None,
     wide: Sequence[str] = (),
     encoding: str | None = None,
+    duplicates: str = "refuse",
 ) -> PromptSet:
     """Read prompts with their conditions, or say everything that is wrong with them.
 
@@ -206,6 +207,8 @@ def read_prompts(
     columns : what the tables call prompt, condition, item and so on: our name -> theirs
     wide : columns that are conditions, in tables whose rows are items; `columns` goes first
     encoding : read the files so; UTF-8, or what their byte order mark says, where left out
+    duplicates : "refuse" the same prompt twice, or "keep" it, for a check that goes on to tell
+        what else there is
 
     Raises
     ------
@@ -222,7 +225,7 @@ def read_prompts(
     rows = PromptRows([file.path for file in files], problems)
     for number, file in enumerate(files):
         rows.read(number, partial(rows_of, file, encoding, layout))
-    rows.compare()
+    rows.compare(duplicates=duplicates)
     problems.refuse()
     numbers, lines = rows.places()
     return PromptSet(name or _name_of(paths), rows.table(), tuple(rows.files), numbers, lines)

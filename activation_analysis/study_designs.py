@@ -17,6 +17,7 @@ from activation_analysis.errors import ExperimentError
 from activation_analysis.experiment import Experiment, UnivariateOptions
 from activation_analysis.options import ADJUSTED_TESTS, PAIRED_TESTS, WEIGHTED_TESTS
 from activation_analysis.prompts import PromptSet
+from activation_analysis.text_measures import SURFACE, TEXT_LENGTHS
 
 TOKENS = "tokens"  # the covariate that every recording brings
 FEWEST_GROUPS = 2  # of a condition, for a variance of group means
@@ -151,13 +152,17 @@ def nuisance_of(
 ) -> np.ndarray | None:
     """Covariates as columns of a regression, (n_prompts, k); None where none is named.
 
-    A column of numbers is one covariate; any other is a category, with an indicator for every
-    value but the first.
+    ``tokens``, and ``words`` and ``characters`` where no column is called so, are counted. A
+    column of numbers is one covariate; any other is a category, with an indicator for every value
+    but the first.
     """
     columns = []
     for name in names:
         if name == TOKENS:
             columns.append(np.asarray(n_tokens, dtype=float)[:, None])
+            continue
+        if name not in prompts.table:  # a length of the text
+            columns.append(SURFACE[name](prompts.texts)[:, None])
             continue
         values = prompts.table[name]
         try:
@@ -169,7 +174,7 @@ def nuisance_of(
 
 
 def options_of(experiment: Experiment) -> UnivariateOptions:
-    return experiment.univariate or UnivariateOptions()
+    return experiment.analysis
 
 
 def _cells(
@@ -224,12 +229,14 @@ def _check_nuisance(prompts: PromptSet, options: UnivariateOptions) -> None:
         raise ExperimentError(
             f'[univariate] nuisance goes with test = "glm_t" (a regression), not {options.test!r}'
         )
-    usable = (TOKENS, *prompts.covariates, "item", "group")
+    columns = [c for c in (*prompts.covariates, "item", "group") if c in prompts.table]
+    known = dict.fromkeys([TOKENS, *TEXT_LENGTHS, *columns])
     for name in options.nuisance:
-        if name not in usable or (name != TOKENS and name not in prompts.table):
-            known = ", ".join(n for n in usable if n == TOKENS or n in prompts.table)
-            raise ExperimentError(f"[univariate] nuisance: no column {name!r}; known: {known}")
-        if name != TOKENS and (prompts.table[name] == "").any():
+        if name not in known:
+            raise ExperimentError(
+                f"[univariate] nuisance: no column {name!r}; known: {', '.join(known)}"
+            )
+        if name != TOKENS and name in columns and (prompts.table[name] == "").any():
             row = int(np.flatnonzero(prompts.table[name] == "")[0])
             raise ExperimentError(
                 f"[univariate] nuisance: column {name!r} is empty in {prompts.where(row)}; every "

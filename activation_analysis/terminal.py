@@ -12,11 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from activation_analysis import cautions
-from activation_analysis.balance import contrast_balance
-from activation_analysis.options import UnivariateOptions
 from activation_analysis.results import number, percent
-from activation_analysis.templates import find_templates
 
 if TYPE_CHECKING:
     from activation_analysis.activations import Activations
@@ -74,6 +70,8 @@ def _inference(result: ContrastResult) -> list[str]:
         lines.append(result.permutation.sentence)
     if result.calibration is not None and not result.calibration.flagged:
         lines.append(result.calibration.sentence)
+    if result.surface is not None:
+        lines.append(f"surface: {result.surface.sentence}")
     return lines
 
 
@@ -176,56 +174,6 @@ def _sites_table(result: ContrastResult) -> Table:
     return table
 
 
-def show_check(experiment: Experiment, n_tokens: np.ndarray | None, problem: str) -> None:
-    """Counts and balance of an experiment whose files hold no mistake."""
-    out = console()
-    prompts = experiment.prompts
-    _say(out, f"{experiment.name}: {experiment.question}".rstrip(": "), style="bold")
-    counts = ", ".join(f"{n} {condition}" for condition, n in prompts.counts.items())
-    _say(out, f"{len(prompts)} prompts: {counts}")
-    for column in ("item", "group"):
-        if column in prompts.table:
-            out.print(Text(f"{prompts.table[column].nunique()} different {column}s"))
-    if prompts.covariates:
-        _say(out, f"covariates: {', '.join(prompts.covariates)}")
-    if problem:
-        _say(out, f"! tokens were not counted: {problem}", style="yellow")
-    unread = cautions.unread_marks(prompts, experiment.recording.position)
-    if unread:
-        _say(out, f"! {unread}", style="yellow")
-    covariates = {} if n_tokens is None else {"tokens": n_tokens}
-    from activation_analysis.analyses.templating import templating  # scipy, for `check` alone
-
-    found = find_templates(prompts)
-    for contrast in experiment.contrasts:
-        alike = contrast_balance(prompts, contrast, covariates)
-        out.print()
-        out.print(_balance_table(contrast.expression, alike))
-        test = (experiment.univariate or UnivariateOptions()).test
-        templated = templating(prompts, contrast, test=test, found=found)
-        if templated:
-            _say(out, f"! {templated}", style="yellow")
-    flagged = "SMD: standardised mean difference; beyond 0.1 it is marked and worth mending"
-    _say(out, f"\n{flagged}", style="dim")
-    out.print("no mistake found in the files")
-
-
-def _balance_table(contrast: str, alike) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", title_justify="left")
-    table.title = shown(contrast)
-    table.add_column("covariate")
-    for column in ("first side", "second side", "SMD"):
-        table.add_column(column, justify="right")
-    for row in alike.itertuples(index=False):
-        table.add_row(
-            shown(str(row.covariate)),
-            f"{row.mean_first:.2f} ± {row.sd_first:.2f}",
-            f"{row.mean_second:.2f} ± {row.sd_second:.2f}",
-            Text(f"{row.smd:+.3f}{' !' if row.flagged else ''}", "yellow" if row.flagged else ""),
-        )
-    return table
-
-
 def show_plan(experiment: Experiment, plan: Plan) -> None:
     """The estimate, one line each."""
     out = console()
@@ -279,6 +227,12 @@ def show_runs(runs: Sequence[TrackedRun]) -> None:
         test = run.params.get("analysis.test", "")
         table.add_row(run.run_id[:8], shown(run.name), shown(contrast), shown(test), started)
     out.print(table)
+
+
+def show_files(files: Sequence[Path]) -> None:
+    """Where something was written."""
+    for file in files:
+        _say(console(), f"wrote {file}")
 
 
 def show_ui(link: str, *, started: bool) -> None:

@@ -95,12 +95,15 @@ def test_every_bad_row_is_listed_with_file_and_line(workspace, no_model, capsys)
             ["run", "good.csv", "--test", "brunnermunzel", "--control", "max_t"],
             "has no form for test",
         ),
-        (["run", "good.csv", "--nuisance", "tokens"], 'nuisance goes with test = "glm_t"'),
+        (
+            ["run", "good.csv", "--test", "welch", "--nuisance", "tokens"],
+            'nuisance goes with test = "glm_t"',
+        ),
         (["run", "good.csv", "--test", "glm_t", "--nuisance", "mood"], "no column 'mood'; known: "),
         (["run", "good.csv", "--set", "univariate.alhpa=1"], r"\(did you mean 'alpha'\?\)"),
         (["run", "good.csv", "--set", "univariate.alpha=2"], "between 0 and 1, not 2"),
         (["run", "good.csv", "--set", "nonsense"], r"write it as table\.option=value"),
-        (["run", "good.csv", "--test", "anovas"], "test is 'anovas'; known: brunnermunzel"),
+        (["run", "good.csv", "--test", "anovas"], "test is 'anovas'; known: auto, brunnermunzel"),
         (["run", "good.csv", "--test", "paired"], "no item column"),
         (["run", "good.csv", "--device", "gpu"], "device is 'gpu'; known: auto, cpu"),
         (["run", "good.csv", "--dtype", "int8"], "dtype is 'int8'; known: auto, bfloat16"),
@@ -249,7 +252,12 @@ def test_every_option_of_the_experiment_file_has_a_way_in():
 
     spelled = set(OVERRIDES.values()) | set(FLAGS.values())
     assert spelled <= set(leaf_names())
-    assert set(leaf_names()) - spelled == {"question", "prompts", "univariate.step_down"}
+    assert set(leaf_names()) - spelled == {
+        "question",
+        "prompts",
+        "univariate.step_down",
+        "check.expected",
+    }
 
 
 @pytest.mark.parametrize("spelling", ["--top-n", "--top_n"])
@@ -275,7 +283,7 @@ def test_markup_in_conditions_and_prompts_is_text(workspace, saved_gpt2, capsys)
     out = capsys.readouterr().out
     assert "6 prompts: 3 [red], 3 [/INST]" in out
     assert "[red] - [/INST]" in out
-    assert "no mistake found" in out
+    assert "too few: [red] - [/INST]: '[red]' has 3 prompts" in out
     assert cli.main(["plan", name, "--model", str(saved_gpt2)]) == 0
     assert "[red] - [/INST]" in capsys.readouterr().out
 
@@ -400,7 +408,7 @@ def test_check_tells_of_templates_that_nobody_declared(workspace, capsys):
     name = write("templated.csv", *rows)
     assert cli.main(["check", name, "--model", "/no/model"]) == 0
     out = capsys.readouterr().out
-    assert "! 20 of 20 prompts look like 4 templates of 5 fillings" in out
+    assert "! templates: a - b: 20 of 20 prompts look like 4 templates of 5 fillings" in out
 
 
 def tokens_shown(out):

@@ -85,7 +85,7 @@ def test_a_short_file_gets_every_default(root):
     assert (experiment.name, experiment.question, experiment.seed) == ("math_vs_nonmath", "", 0)
     assert experiment.model == ModelOptions("smollm2-135m", "", "auto", "auto")
     assert experiment.recording == RecordingOptions(SITES, "last", (), False, 0)
-    assert experiment.univariate == UnivariateOptions("welch", "fdr_bh", 0.05, 20)
+    assert experiment.settings.univariate == UnivariateOptions("auto", "fdr_bh", 0.05, 20)
     assert experiment.prompts.counts == {"math": 2, "nonmath": 2}
     assert experiment.prompts.name == "math_vs_nonmath"
     assert [c.name for c in experiment.contrasts] == ["math"]
@@ -129,6 +129,7 @@ def test_a_full_file_says_everything(root):
         "univariate.n_permutations": 1000,
         "univariate.step_down": "true",
         "univariate.calibration": 100,
+        "check.expected": "none",
     }
 
 
@@ -164,8 +165,8 @@ def test_an_unknown_option_is_answered_as_promised(root):
         ('encoding = "klingon"', "encoding is 'klingon'; such as utf-8, utf-16, cp1252"),
         ("encoding = 8", "encoding must be a text in quotes, not 8"),
         ("prompts = 3", "prompts must be a list such as"),
-        ("alpha = 0.1", "no table or option 'alpha'; known: columns, contrasts, encoding, model, "
-         "prompts, question, recording, seed, univariate, wide "
+        ("alpha = 0.1", "no table or option 'alpha'; known: check, columns, contrasts, encoding, "
+         "model, prompts, question, recording, seed, univariate, wide "
          "('alpha' belongs below [univariate])"),
         ('quesiton = "x"', "no table or option 'quesiton'"),
         ("univarite.alpha = 0.1", "(did you mean 'univariate'?)"),
@@ -174,10 +175,10 @@ def test_an_unknown_option_is_answered_as_promised(root):
         ("univariate = {alpha = 2}", "[univariate] alpha must be a number between 0 and 1, not 2"),
         ("univariate.alpha = nan", "[univariate] alpha must be a number between 0 and 1, not nan"),
         ("univariate.alpha = true", "alpha must be a number between 0 and 1, not True"),
-        ('univariate.test = "welsh"', "[univariate] test is 'welsh'; known: brunnermunzel, f, "
-         "glm_f, glm_t, kruskal, mannwhitney, paired, student, welch, wilcoxon "
+        ('univariate.test = "welsh"', "[univariate] test is 'welsh'; known: auto, brunnermunzel, "
+         "f, glm_f, glm_t, kruskal, mannwhitney, paired, student, welch, wilcoxon "
          "(did you mean 'welch'?)"),
-        ("univariate.test = 5", "[univariate] test is 5; known: brunnermunzel, f,"),
+        ("univariate.test = 5", "[univariate] test is 5; known: auto, brunnermunzel, f,"),
         ('univariate.control = "none"', "[univariate] control is 'none'; known: bonferroni"),
         ("univariate.top_n = 0", "[univariate] top_n must be a whole number of at least 1, not 0"),
         ('model.id = " "', "[model] id is empty"),
@@ -270,8 +271,8 @@ def test_a_file_saved_by_any_editor_reads_the_same(root, encoding, newline):
 def test_an_analysis_runs_where_its_table_is_present(root):
     with_table = add_experiment(root, "with", SHORT + "[univariate]\n")
     without = add_experiment(root, "without", SHORT)
-    assert read_experiment(with_table).univariate == UnivariateOptions()
-    assert read_experiment(without).univariate == UnivariateOptions()
+    assert read_experiment(with_table).settings.univariate == UnivariateOptions()
+    assert read_experiment(without).settings.univariate == UnivariateOptions()
 
 
 def test_prompts_are_read_from_where_the_file_says(root):
@@ -506,7 +507,7 @@ def test_ones_own_prompts_need_no_folder(tmp_path, monkeypatch):
     experiment = Experiment.from_prompts("my words (1).csv")
     assert experiment.name == "my_words_1"
     assert experiment.settings.contrasts == {"math_vs_nonmath": "math - nonmath"}
-    assert experiment.univariate == UnivariateOptions()
+    assert experiment.settings.univariate == UnivariateOptions()
     named = Experiment.from_prompts(
         ["my words (1).csv"], {"less": "nonmath - math"}, name="mine", seed=4
     )
@@ -669,9 +670,51 @@ def test_the_options_offer_what_the_statistics_have():
     from activation_analysis.analyses.error_control import CONTROLS
     from activation_analysis.statistics import hypothesis_tests
 
-    assert set(options.TESTS) == set(hypothesis_tests.CONTRAST_TESTS)
+    assert set(options.TESTS) - {options.AUTO_TEST} == set(hypothesis_tests.CONTRAST_TESTS)
     assert set(options.CONTROLS) == set(CONTROLS)
     assert options.PAIRED_TESTS == hypothesis_tests.PAIRED_TESTS
     assert options.OMNIBUS_TESTS == hypothesis_tests.OMNIBUS_TESTS
     for alias, test in options.TEST_ALIASES.items():
         assert hypothesis_tests.canonical_test(alias) == test
+
+
+MATCHED = {
+    "pairs": ("a - b", ["1", "2", "3"], ["1", "2", "3"], [], ("paired", ())),
+    "triples": ("a | b | c", ["1", "2"], ["1", "2"], ["1", "2"], ("glm_t", ("item",))),
+    "an item twice on one side": (
+        "a - b",
+        ["1", "1", "2"],
+        ["1", "2", "2"],
+        [],
+        ("glm_t", ("item",)),
+    ),
+    "items within conditions": ("a - b", ["1", "1"], ["2", "2"], [], ("welch", ())),
+    "no items": ("a - b", ["", ""], ["", ""], [], ("welch", ())),
+}
+
+
+@pytest.mark.parametrize("named", MATCHED)
+def test_prompts_with_items_are_paired_or_blocked_by_default(tmp_path, named):
+    contrast, *items, expected = MATCHED[named]
+    rows = [
+        f"{condition},{condition} text {row},{item}"
+        for condition, column in zip("abc", items, strict=True)
+        for row, item in enumerate(column)
+    ]
+    path = tmp_path / "p.csv"
+    path.write_text("condition,prompt,item\n" + "\n".join(rows) + "\n")
+    experiment = Experiment.from_prompts(path, contrast)
+    assert (experiment.univariate.test, experiment.univariate.nuisance) == expected
+    assert experiment.leaves()["univariate.test"] == expected[0]
+    named_test = apply_overrides(experiment, ["univariate.test=student"])
+    assert named_test.univariate.test == "student"
+
+
+def test_nuisance_regressors_make_a_regression_and_streams_stay_simple(tmp_path):
+    path = tmp_path / "p.csv"
+    path.write_text("condition,prompt,item\na,one,1\na,two,2\nb,three,1\nb,four,2\n")
+    experiment = Experiment.from_prompts(path, "a - b")
+    adjusted = apply_overrides(experiment, ["univariate.nuisance=words"]).univariate
+    assert (adjusted.test, adjusted.nuisance) == ("glm_t", ("words", "item"))
+    streamed = apply_overrides(experiment, ["recording.stream=true"]).univariate
+    assert streamed.test == "welch"

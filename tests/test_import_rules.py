@@ -22,6 +22,7 @@ NOUN_LIBRARIES = {"numpy", "pandas", "rich"}
 # A format with a library of its own is read by one noun, which loads it when such a file comes.
 FORMAT_LIBRARIES = {"prompt_workbooks": {"openpyxl"}, "prompt_datasets": {"pyarrow", "datasets"}}
 ROOMS: dict[str, tuple[set[str], set[str]]] = {
+    "word_frequency": (set(), {"numpy", "wordfreq"}),  # an extra
     "statistics": (set(), {"numpy", "scipy", "statsmodels", "threadpoolctl", "torch"}),
     "store": (set(), {"numpy", "safetensors"}),
     "models": (
@@ -33,6 +34,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
             "transformers",
             "accelerate",
             "huggingface_hub",
+            "tokenizers",
             "safetensors",
             "gguf",
         },
@@ -40,6 +42,20 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "analyses": ({"statistics"}, {"numpy", "pandas"}),
     "study_designs": ({"analyses"}, {"numpy"}),
     "study_calibration": ({"analyses", "study_designs"}, {"numpy"}),
+    "surface_baseline": ({"statistics"}, {"numpy"}),
+    "prompt_check": ({"analyses", "study_designs", "surface_baseline"}, {"numpy", "pandas"}),
+    "checking": (
+        {
+            "figures",
+            "models",
+            "pipeline",
+            "power_arguments",
+            "prompt_check",
+            "study_designs",
+            "word_frequency",
+        },
+        {"numpy"},
+    ),
     "stats": ({"statistics", "analyses"}, {"numpy", "pandas"}),
     "figures": (set(), {"numpy", "pandas", "matplotlib"}),
     "report": ({"figures", "store", "provenance"}, {"numpy", "pandas", "jinja2", "pyarrow"}),
@@ -54,6 +70,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
             "store",
             "study_calibration",
             "study_designs",
+            "surface_baseline",
         },
         {"numpy", "pandas"},
     ),
@@ -73,6 +90,7 @@ UNBOUND = {
     "command_parser",
     "commands",
     "terminal",
+    "terminal_check",
     "terminal_tokens",
     "terminal_power",
     "power_arguments",

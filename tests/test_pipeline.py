@@ -182,8 +182,8 @@ def paired(tmp_path, **columns):
 
 def test_a_paired_test_matches_prompts_by_item_not_by_order(tmp_path):
     experiment, recording = paired(tmp_path)
-    (welch,) = analyze(experiment, recording)
-    (matched,) = analyze(experiment, recording, "univariate.test=paired")
+    (welch,) = analyze(experiment, recording, "univariate.test=welch")
+    (matched,) = analyze(experiment, recording)
     assert welch.maps["mlp"].significant.sum() == 0
     assert matched.profiles["mlp"].prop_significant[1] > 0.9
     assert matched.profiles["mlp"].prop_significant[[0, 2, 3]].max() <= 0.04
@@ -214,7 +214,7 @@ def test_dependent_prompts_draw_a_warning_unless_the_test_is_paired(tmp_path, co
     values = [f"i{i % 16}" for i in range(32)]
     path = write_prompts(tmp_path / "p.csv", {"a": 16, "b": 16}, **{column: values})
     experiment = Experiment.from_prompts(path, "a - b")
-    (result,) = analyze(experiment, synthetic_recording(experiment))
+    (result,) = analyze(experiment, synthetic_recording(experiment), "univariate.test=welch")
     assert any(f"the prompts have a column {column!r}" in w for w in result.warnings)
     if column == "item":
         (result,) = analyze(experiment, synthetic_recording(experiment), "univariate.test=paired")
@@ -511,7 +511,7 @@ def test_power_and_balance_are_those_of_the_design(tmp_path):
     assert found.power.minimum_detectable_d == pytest.approx(
         2 * minimum_detectable_f([18, 18, 18], level)
     )
-    assert all(" against " in covariate for covariate in found.balance["covariate"])
+    assert all(" against " in pair for pair in found.balance["pair"])
 
 
 def test_covariates_that_leave_nothing_are_a_users_mistake(tmp_path):
@@ -523,7 +523,9 @@ def test_covariates_that_leave_nothing_are_a_users_mistake(tmp_path):
         analyze(glm, synthetic_recording(glm))
     for name in ("condition", "prompt"):
         wrong = apply_overrides(naive, ["univariate.test=glm_t", f"univariate.nuisance={name}"])
-        with pytest.raises(ExperimentError, match=f"no column '{name}'; known: tokens, side"):
+        with pytest.raises(
+            ExperimentError, match=f"no column '{name}'; known: tokens, words, characters, side"
+        ):
             pipeline.check_answerable(wrong)
 
 

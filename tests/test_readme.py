@@ -46,7 +46,7 @@ def test_the_defaults_shown_are_the_defaults(tmp_path):
     shown = load_experiment(folder).settings
     plain = Experiment.from_prompts(folder / "prompts.csv", {"storm": "storm - calm"}).settings
     assert shown.recording == plain.recording
-    assert shown.univariate == plain.univariate
+    assert (shown.univariate, shown.check) == (plain.univariate, plain.check)
     assert (shown.model, shown.seed) == (plain.model, plain.seed)
 
 

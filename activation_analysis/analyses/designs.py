@@ -12,6 +12,7 @@ from activation_analysis.statistics.exchangeability import (
     Exchangeability,
     SignFlips,
     exchangeability,
+    log10_labellings,
     sign_flips,
 )
 from activation_analysis.statistics.hypothesis_tests import OMNIBUS_TESTS, PAIRED_TESTS
@@ -107,6 +108,14 @@ class Design:
         if self.is_paired:
             return sign_flips(self.n[0], self._groups)
         return exchangeability(np.repeat(np.arange(len(self.n)), self.n), self._groups)
+
+    @property
+    def relabellings(self) -> tuple[str, float]:
+        """What may be exchanged, and the decimal logarithm of how many relabellings there are."""
+        if self._groups is None and not self.is_paired:
+            return "free", log10_labellings(np.array(self.n))  # no array of a million prompts
+        found = self.exchangeable
+        return found.kind, found.log10_n_relabellings
 
     def relabelled(self, rng: np.random.Generator) -> Design:
         """The same prompts with their conditions exchanged at random, as far as blocks allow.

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from activation_analysis.balance import balance_label
 from activation_analysis.report.calibration import calibration_markdown
 from activation_analysis.report.markdown import escaped, markdown_table
 from activation_analysis.results import ContrastResult, PermutationSummary, number, percent
@@ -29,7 +30,7 @@ def summary_markdown(result: ContrastResult) -> str:
         "## By site\n\n" + _site_table(result),
         f"## Top units\n\n{_top_units_note(result)}\n\n{_top_table(result)}",
         "## Error control\n\n" + _controls(result),
-        "## Balance\n\n" + _balance_table(result.balance),
+        "## Balance\n\n" + _balance_table(result.balance) + _surface(result),
     ]
     if result.calibration is not None:
         parts.append("## Calibration\n\n" + calibration_markdown(result.calibration))
@@ -188,10 +189,17 @@ def _shuffled(permutation: PermutationSummary) -> str:
     return said
 
 
+def _surface(result: ContrastResult) -> str:
+    """What words alone tell, to read every map against."""
+    if result.surface is None:
+        return ""
+    return f"\n\nSurface baseline: {escaped(result.surface.sentence)}."
+
+
 def _balance_table(balance: pd.DataFrame) -> str:
     rows = [
         [
-            escaped(str(row.covariate)),
+            escaped(balance_label(row)),
             f"{row.mean_first:.2f} ± {row.sd_first:.2f}",
             f"{row.mean_second:.2f} ± {row.sd_second:.2f}",
             f"{row.smd:+.3f}" + (" (!)" if row.flagged else ""),

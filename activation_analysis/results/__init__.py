@@ -5,20 +5,28 @@ Each result has ``table()`` (a tidy DataFrame) and, where there is something to 
 """
 
 from activation_analysis.results.contrast import ContrastResult
-from activation_analysis.results.design import PermutationSummary, Power
+from activation_analysis.results.design import EXCHANGED, PermutationSummary, Power
 from activation_analysis.results.layer_profile import LayerProfile
+from activation_analysis.results.prompt_check import ContrastCheck, Finding, PromptCheck
 from activation_analysis.results.stat_map import StatMap
+from activation_analysis.results.surface import SurfaceBaseline
 from activation_analysis.results.top_units import TopUnits
-from activation_analysis.results.wording import many, number, percent
+from activation_analysis.results.wording import many, many_of, number, percent
 
 __all__ = [
+    "EXCHANGED",
+    "ContrastCheck",
     "ContrastResult",
+    "Finding",
     "LayerProfile",
     "PermutationSummary",
     "Power",
+    "PromptCheck",
     "StatMap",
+    "SurfaceBaseline",
     "TopUnits",
     "many",
+    "many_of",
     "number",
     "percent",
 ]

@@ -13,6 +13,7 @@ from activation_analysis.results.calibration import Calibration
 from activation_analysis.results.design import PermutationSummary, Power
 from activation_analysis.results.layer_profile import LayerProfile, largest
 from activation_analysis.results.stat_map import StatMap
+from activation_analysis.results.surface import SurfaceBaseline
 from activation_analysis.results.top_units import TopUnits
 from activation_analysis.results.wording import percent
 
@@ -40,6 +41,7 @@ class ContrastResult:
     n_true_at_least: int | None = None  # units of the whole contrast that respond, at least (ARI)
     permutation: PermutationSummary | None = None  # where labels were shuffled
     calibration: Calibration | None = None  # where nulls of these activations were analysed
+    surface: SurfaceBaseline | None = None  # what words alone tell; None where none are held out
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -83,8 +85,8 @@ class ContrastResult:
         merged |= self.power.metrics() | {"n_tested": self.first_map.family_size or 0}
         if self.n_true_at_least is not None:
             merged["n_true_at_least"] = self.n_true_at_least
-        if self.calibration is not None:
-            merged |= self.calibration.metrics()
+        for part in (self.calibration, self.surface):
+            merged |= part.metrics() if part is not None else {}
         return merged | (self.permutation.metrics() if self.permutation else {})
 
     def layer_table(self) -> pd.DataFrame:

@@ -8,6 +8,13 @@ import numpy as np
 
 from activation_analysis.results.wording import many, percent
 
+EXCHANGED = {  # what a relabelling does, by its kind
+    "free": "any prompt may take any other's place",
+    "within": "prompts exchange within their group",
+    "whole": "whole groups exchange",
+    "signs": "the two prompts of an item exchange",
+}
+
 
 @dataclass(frozen=True)
 class Power:
@@ -64,12 +71,7 @@ class PermutationSummary:
     @property
     def sentence(self) -> str:
         """How labels were shuffled, for a reader."""
-        how = {
-            "free": "any prompt may take any other's place",
-            "within": "prompts exchange within their group",
-            "whole": "whole groups exchange",
-            "signs": "the two prompts of an item exchange",
-        }[self.exchangeable]
+        how = EXCHANGED[self.exchangeable]
         used = "all of them" if self.exact else f"{self.n_permutations:,} drawn"
         return (
             f"{many(self.n_possible)} relabellings are possible ({how}); {used}: "

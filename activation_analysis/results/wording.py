@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import log10
+
 import numpy as np
 
 
@@ -23,4 +25,9 @@ def number(value: float, form: str = ".2f") -> str:
 
 def many(count: int) -> str:
     """A count that may be astronomical."""
-    return f"{count:,}" if count < 10**7 else f"10^{len(str(count)) - 1}"
+    return many_of(log10(count))
+
+
+def many_of(logarithm: float) -> str:
+    """A count that may be astronomical, by its decimal logarithm."""
+    return f"{round(10**logarithm):,}" if logarithm < 7 else f"10^{int(logarithm + 1e-9)}"

@@ -21,6 +21,7 @@ from itertools import permutations, product
 from math import factorial, prod
 
 import numpy as np
+from scipy.special import gammaln
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,14 @@ class Exchangeability:
     def n_relabellings(self) -> int:
         """Distinct labellings, the observed one included."""
         return prod(_multinomial(self.label[inside]) for inside in self._strata())
+
+    @property
+    def log10_n_relabellings(self) -> float:
+        """The logarithm of `n_relabellings`, at once where the number itself has 10^5 digits."""
+        n_labels = int(self.label.max()) + 1
+        held = np.bincount(self.stratum * n_labels + self.label)
+        held = np.pad(held, (0, -len(held) % n_labels)).reshape(-1, n_labels)
+        return log10_labellings(held)
 
     @property
     def n_row_permutations(self) -> int:
@@ -123,6 +132,11 @@ class SignFlips:
         """Distinct sign patterns, the observed one included."""
         return 2 ** int(self.block.max() + 1)
 
+    @property
+    def log10_n_relabellings(self) -> float:
+        """The logarithm of `n_relabellings`."""
+        return float((self.block.max() + 1) * np.log10(2))
+
     def patterns(self) -> np.ndarray:
         """Every sign pattern once, the observed one first, (n_relabellings, n_pairs) of +-1."""
         signs = np.array(list(product((1, -1), repeat=int(self.block.max() + 1))), dtype=np.int8)
@@ -180,6 +194,15 @@ def exchangeability(labels: np.ndarray, groups: Sequence | np.ndarray | None) ->
             f"balance the groups, or test the group means"
         )
     return found
+
+
+def log10_labellings(sizes: np.ndarray) -> float:
+    """The decimal logarithm of how often labels can be dealt out, of strata on the first axes.
+
+    ``sizes`` is (..., n_labels): how many of each label a stratum has.
+    """
+    total = gammaln(sizes.sum(axis=-1) + 1).sum()
+    return float((total - gammaln(sizes + 1).sum()) / np.log(10))
 
 
 def sign_flips(n_pairs: int, groups: Sequence | np.ndarray | None) -> SignFlips:

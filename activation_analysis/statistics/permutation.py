@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import log10
 
 import numpy as np
 
@@ -284,7 +285,7 @@ def relabellings_of(
     exact = n_possible <= n_permutations if exact == "auto" else bool(exact)
     if exact and n_possible > MOST_ENUMERATED:
         raise ValueError(
-            f"exact=True would enumerate about 10^{len(str(n_possible)) - 1} relabellings, and "
+            f"exact=True would enumerate about 10^{int(log10(n_possible))} relabellings, and "
             f"{MOST_ENUMERATED:,} is the most; leave exact at 'auto' to draw {n_permutations:,}"
         )
     if exact:

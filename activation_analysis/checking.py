@@ -1,0 +1,92 @@
+"""A check of an experiment's prompts, with what a model says of them: tokens and surprisal."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+from activation_analysis.errors import ModelError
+from activation_analysis.experiment import Experiment
+from activation_analysis.power_arguments import UNITS_OF_DEFAULT_MODEL, records_default_units
+from activation_analysis.prompt_check import check_prompts
+from activation_analysis.results import PromptCheck
+
+NEEDS_ALL = ("span", "word_final")  # positions that characters decide
+
+
+def checked(experiment: Experiment, *, surprisal: bool = False) -> tuple[PromptCheck, str]:
+    """The check, and why tokens were not counted; "" where they were.
+
+    Raises
+    ------
+    ModelError
+        If surprisal is asked for and the model cannot give it.
+    PromptError
+        If the model cannot read a prompt at the experiment's position.
+    """
+    measures: dict[str, np.ndarray] = {}
+    uncounted, context = "", None
+    try:
+        measures["tokens"], context = _tokens(experiment)
+    except ModelError as error:
+        if surprisal:
+            raise
+        uncounted = str(error)
+    if find_spec("wordfreq"):
+        from activation_analysis.word_frequency import word_frequency
+
+        measures["word_frequency"] = word_frequency(experiment.prompts.texts).astype(np.float32)
+    if surprisal:
+        measures["surprisal"] = _surprisal(experiment)
+    family = UNITS_OF_DEFAULT_MODEL if records_default_units(experiment) else 1
+    found = check_prompts(experiment, measures, context=context, family_size=family)
+    return found, uncounted
+
+
+def save_check(found: PromptCheck, folder: Path) -> list[Path]:
+    """Write balance.png, balance.csv and check.json; the files written."""
+    from activation_analysis.figures.gallery import save
+    from activation_analysis.figures.prompt_balance import prompt_balance
+
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / name for name in ("balance.png", "balance.csv", "check.json")]
+    save(prompt_balance(found), files[0])
+    found.table().to_csv(files[1], index=False)
+    files[2].write_text(json.dumps(found.summary(), indent=2, ensure_ascii=False) + "\n")
+    return files
+
+
+def _tokens(experiment: Experiment) -> tuple[np.ndarray, int | None]:
+    """Tokens of every prompt as the model would read it, and how many it can read."""
+    options = experiment.recording
+    special = options.chat or options.control_tokens or options.truncate or options.skip_first
+    if special or options.position in NEEDS_ALL:
+        from activation_analysis.pipeline import read_tokens
+
+        return read_tokens(experiment).tokens.n_tokens, None
+    from activation_analysis.models.loading import resolve
+    from activation_analysis.models.token_counts import count_tokens, longest_context
+
+    source = resolve(experiment.model.id, revision=experiment.model.revision or None)
+    return count_tokens(source, experiment.prompts.texts), longest_context(source)
+
+
+def _surprisal(experiment: Experiment) -> np.ndarray:
+    """Mean surprisal of every prompt under the experiment's model, in bits a token."""
+    from activation_analysis.models.loading import load_model
+    from activation_analysis.models.surprisal import mean_surprisal
+    from activation_analysis.pipeline import read_tokens
+
+    ready = read_tokens(experiment)
+    model = load_model(ready.source, device=experiment.model.device, dtype=experiment.model.dtype)
+    bits = mean_surprisal(model, ready.tokens.ids)
+    if np.isnan(bits).any():
+        row = int(np.flatnonzero(np.isnan(bits))[0])
+        raise ModelError(
+            f"{experiment.prompts.where(row)}: a single token has no surprisal; leave --surprisal "
+            f"out, or lengthen the prompt"
+        )
+    return bits

@@ -1,0 +1,198 @@
+"""A planted bad set draws every warning that it should and no other."""
+
+import random
+
+import numpy as np
+import pytest
+
+from activation_analysis.experiment import Experiment, apply_overrides, read_experiment
+from activation_analysis.prompt_check import MOST_COMPARED, check_prompts
+
+ITEMS = [
+    "a lamp", "old bread", "her map", "that hill", "some rope", "warm milk", "his coat", "one bell",
+    "the gate", "dry sand", "my boots", "wet paint", "cold tea", "your pen", "loose wire", "an oar",
+]  # fmt: skip
+TEMPLATES = [
+    "Could anyone please tell me where I may have put {} before lunch was served today?",
+    "My neighbour swears that {} will never again be seen in this quiet little street.",
+    "Long ago, when trains still ran on coal, {} could be bought at every station kiosk.",
+    "If you look behind the counter you will notice {} right next to the broken scales.",
+    "Nobody at the meeting wanted to discuss {} until the treasurer had gone home early.",
+    "It took three porters and a ladder to bring {} up to the attic of the museum.",
+    "She wrote an angry letter about {} but tore it up as soon as the kettle boiled.",
+    "Under the bridge we found {} together with a bicycle bell and a bag of marbles.",
+    "Every Thursday the baker's son draws {} on the pavement with a stump of chalk.",
+    "The surveyor measured {} twice and wrote both numbers down in his yellow notebook.",
+]
+_DRAW = random.Random(0)
+WORDS = sorted(
+    {"".join(_DRAW.choice(part) for part in ["bdfgklmnprstvz", "aeiou"] * 3) for _ in range(3000)}
+)  # of six letters, so that lengths are equal
+
+
+def distinct(n, seed, *, words=10):
+    """Sentences of one length and shape, in words that mean nothing."""
+    rng = random.Random(seed)
+    return [" ".join(rng.sample(WORDS, words)).capitalize() + "." for _ in range(n)]
+
+
+def experiment(tmp_path, *conditions, contrast="a - b", **columns):
+    path = tmp_path / "p.csv"
+    names = "abc"[: len(conditions)]
+    rows = [(c, text) for c, texts in zip(names, conditions, strict=True) for text in texts]
+    header = ",".join(["condition", "prompt", *columns])
+    extra = list(zip(*columns.values(), strict=True)) if columns else [()] * len(rows)
+    lines = [
+        f'{c},"{t}"' + "".join(f",{v}" for v in e) for (c, t), e in zip(rows, extra, strict=True)
+    ]
+    path.write_text("\n".join([header, *lines]) + "\n")
+    return Experiment.from_prompts(path, contrast, duplicates="keep")
+
+
+def kinds(tmp_path, *conditions, **options):
+    made = experiment(tmp_path, *conditions, **options)
+    tokens = np.array([len(text.split()) + 1.0 for text in made.prompts.texts])
+    return sorted(f.kind for f in check_prompts(made, {"tokens": tokens}).findings)
+
+
+def test_a_good_set_draws_no_warning(tmp_path):
+    assert kinds(tmp_path, distinct(40, 1), distinct(40, 2)) == []
+
+
+def test_a_longer_condition_is_told(tmp_path):
+    assert kinds(tmp_path, distinct(40, 1, words=14), distinct(40, 2)) == ["imbalance"]
+
+
+def test_a_length_that_is_declared_or_adjusted_for_is_no_finding(tmp_path):
+    longer = [*distinct(20, 1, words=12), *distinct(20, 3, words=9)]
+    made = experiment(tmp_path, longer, [*distinct(20, 2, words=11), *distinct(20, 4, words=8)])
+    assert not check_prompts(made, {}).passed
+    for change in ("check.expected=words,characters", "univariate.nuisance=words,characters"):
+        assert check_prompts(apply_overrides(made, [change]), {}).passed, change
+
+
+def test_ten_templates_are_told_with_what_they_would_claim(tmp_path):
+    filled = [t.format(item) for t in TEMPLATES for item in ITEMS[:8]]
+    made = experiment(tmp_path, filled[:40], filled[40:])
+    (found,) = [f for f in check_prompts(made, {}).findings if f.kind != "imbalance"]
+    assert found.kind == "templates"
+    assert "80 of 80 prompts look like 10 templates of 8 fillings" in found.message
+    assert "would call about" in found.message
+
+
+def test_templates_that_a_column_declares_are_a_note(tmp_path):
+    filled = [t.format(item) for t in TEMPLATES for item in ITEMS[:8]]
+    group = [f"t{k}" for k in range(10) for _ in range(8)]
+    made = experiment(tmp_path, filled[:40], filled[40:], group=group)
+    checked = check_prompts(made, {})
+    assert "templates" not in [f.kind for f in checked.findings]
+    assert "the group is the unit of analysis" in checked.contrasts[0].notes[0]
+    assert "any group may take any other's place" in checked.contrasts[0].relabellings
+
+
+def test_copies_across_conditions_are_told_with_their_lines(tmp_path):
+    first, second = distinct(40, 1), distinct(40, 2)
+    made = experiment(tmp_path, first, [*second[:38], *first[:2]])
+    (found,) = check_prompts(made, {}).findings
+    assert found.kind == "duplicates"
+    assert (
+        "2 prompts are there before, word for word, 2 of them in another condition" in found.message
+    )
+    assert "p.csv:80 repeats" in found.message
+
+
+def test_near_copies_across_conditions_are_told(tmp_path):
+    first, second = distinct(40, 1), distinct(40, 2)
+    nearly = [text.replace(".", "!").lower().capitalize() for text in first[:3]]
+    made = experiment(tmp_path, first, [*second[:37], *nearly])
+    (found,) = check_prompts(made, {}).findings
+    assert found.kind == "near_duplicates"
+    assert (
+        "3 pairs of prompts are nearly the same words, 3 of them across conditions" in found.message
+    )
+
+
+def test_too_few_prompts_are_told_with_their_power(tmp_path):
+    assert kinds(tmp_path, distinct(6, 1), distinct(6, 2)) == ["few_prompts"]
+
+
+def test_a_design_that_nothing_can_come_of_is_told(tmp_path):
+    assert kinds(tmp_path, distinct(3, 1), distinct(2, 2)) == ["few_prompts", "relabellings"]
+
+
+def test_everything_at_once_draws_everything(tmp_path):
+    filled = [t.format(item) for t in TEMPLATES for item in ITEMS[:1]]
+    bad = [*[TEMPLATES[0].format(item) for item in ITEMS[:8]], distinct(1, 5)[0]]
+    plain = [*distinct(5, 6, words=5), bad[-1]]
+    assert filled
+    assert kinds(tmp_path, bad, plain) == ["duplicates", "few_prompts", "imbalance", "templates"]
+
+
+def test_pairs_are_read_as_pairs(tmp_path):
+    items = [f"i{k}" for k in range(20)] * 2
+    first = distinct(20, 1)
+    second = [text.replace("river", "brook") for text in first]
+    second = [text[:-1] + " too." for text in second]
+    made = experiment(tmp_path, first, second, item=items)
+    checked = check_prompts(made, {})
+    assert [f.kind for f in checked.findings] == ["imbalance"]  # a word more
+    (contrast,) = checked.contrasts
+    assert contrast.test == "paired"
+    assert "1,048,576 relabellings" in contrast.relabellings
+    assert contrast.power.effect == "d_z"
+
+
+def test_a_test_that_ignores_the_items_is_told(tmp_path):
+    items = [f"i{k}" for k in range(20)] * 2
+    made = experiment(tmp_path, distinct(20, 1), distinct(20, 2), item=items)
+    assert check_prompts(made, {}).passed
+    plain = apply_overrides(made, ["univariate.test=welch"])
+    assert [f.kind for f in check_prompts(plain, {}).findings] == ["dependence"]
+
+
+def test_three_conditions_are_compared_by_their_worst_pair(tmp_path):
+    made = experiment(
+        tmp_path, distinct(30, 1), distinct(30, 2), distinct(30, 3, words=14), contrast="a | b | c"
+    )
+    (found,) = check_prompts(made, {}).findings
+    assert "words (a against c)" in found.message or "words (b against c)" in found.message
+    checked = check_prompts(made, {})
+    assert checked.contrasts[0].baseline.chance == pytest.approx(1 / 3)
+    assert set(checked.table()["contrast"]) == {"a | b | c"}
+
+
+def test_prompts_that_the_model_cannot_read_whole_are_told(tmp_path):
+    made = experiment(tmp_path, distinct(20, 1), distinct(20, 2))
+    tokens = np.full(40, 11.0)
+    tokens[7] = 5000
+    found = check_prompts(made, {"tokens": tokens}, context=2048).findings
+    assert "too_long" in [f.kind for f in found]
+
+
+def test_of_many_prompts_some_are_compared_and_copies_are_found_among_all(tmp_path):
+    n = MOST_COMPARED
+    made = experiment(tmp_path, distinct(n, 1), [*distinct(n - 1, 2), distinct(1, 1)[0]])
+    checked = check_prompts(made, {})
+    assert checked.n_compared == MOST_COMPARED
+    assert [f.kind for f in checked.findings] == ["duplicates"]
+    assert "10^" in checked.contrasts[0].relabellings
+
+
+def test_a_summary_is_json(tmp_path):
+    import json
+
+    checked = check_prompts(experiment(tmp_path, distinct(6, 1), distinct(6, 2)), {})
+    told = json.loads(json.dumps(checked.summary()))
+    assert told["passed"] is False
+    assert told["findings"][0]["kind"] == "few_prompts"
+    assert told["contrasts"][0]["surface_baseline"]["surface_chance"] == 0.5
+
+
+def test_duplicates_are_refused_unless_they_are_kept(tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "experiment.toml").write_text('[contrasts]\nx = "a - b"\n')
+    (folder / "prompts.csv").write_text("condition,prompt\na,one\na,two\nb,one\nb,three\n")
+    with pytest.raises(ValueError, match="the same prompt as line 2, there 'a' and here 'b'"):
+        read_experiment(folder)
+    assert len(read_experiment(folder, duplicates="keep").prompts) == 4
