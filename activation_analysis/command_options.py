@@ -6,6 +6,9 @@ import argparse
 from collections.abc import Callable
 
 OVERRIDES = {
+    "columns": "columns",
+    "wide": "wide",
+    "encoding": "encoding",
     "model": "model.id",
     "revision": "model.revision",
     "device": "model.device",
@@ -36,6 +39,11 @@ FLAGS = {
     "stream": "recording.stream",
 }
 
+PROMPT_OPTIONS = {
+    "columns": "what the files call prompt, condition, item, ...: prompt=text,condition=label",
+    "wide": "columns that are conditions, such as formal,informal: a row is an item",
+    "encoding": "of files without a byte order mark, such as cp1252 (default: utf-8)",
+}
 MODEL_OPTIONS = {
     "model": "embedded alias, hub id, local folder or .gguf file (default: smollm2-135m)",
     "revision": "branch, tag or commit of a hub id",

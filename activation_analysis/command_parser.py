@@ -10,6 +10,7 @@ from activation_analysis.command_options import (
     MODEL_OPTIONS,
     POSITION_OPTIONS,
     POWER_OPTIONS,
+    PROMPT_OPTIONS,
     RECORDING_OPTIONS,
     TEXT_FLAGS,
     count,
@@ -223,10 +224,12 @@ def _add_target(parser: argparse.ArgumentParser, *, nargs: str = "+") -> None:
         "target",
         nargs=nargs,
         metavar="EXPERIMENT",
-        help="an experiment's name or folder, or prompt files (.csv, .tsv, .jsonl, or one .txt "
-        "per condition)",
+        help="an experiment's name or folder, or prompts: .csv, .tsv, .jsonl, .xlsx or .parquet "
+        "files, one .txt per condition, a folder of these, a folder per condition with one .txt "
+        "per prompt, a saved dataset's folder, or hf:owner/name:split",
     )
     _add_contrast(parser)
+    _add_each(parser, PROMPT_OPTIONS)
 
 
 def _add_contrast(parser: argparse.ArgumentParser) -> None:
@@ -242,14 +245,18 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_options(parser: argparse.ArgumentParser, options: dict[str, str]) -> None:
-    for name, meaning in options.items():
-        value = name.rsplit("-", 1)[-1].upper()
-        # `mlflow run -P top_n=5` and -P top-n=5 both arrive.
-        spellings = dict.fromkeys([f"--{name}", f"--{name.replace('-', '_')}"])
-        parser.add_argument(*spellings, default="", metavar=value, help=meaning)
+    _add_each(parser, options)
     parser.add_argument(
         "--set",
         action="append",
         metavar="TABLE.OPTION=VALUE",
         help="any option of experiment.toml, such as univariate.alpha=0.01",
     )
+
+
+def _add_each(parser: argparse.ArgumentParser, options: dict[str, str]) -> None:
+    for name, meaning in options.items():
+        value = name.rsplit("-", 1)[-1].upper()
+        # `mlflow run -P top_n=5` and -P top-n=5 both arrive.
+        spellings = dict.fromkeys([f"--{name}", f"--{name.replace('-', '_')}"])
+        parser.add_argument(*spellings, default="", metavar=value, help=meaning)

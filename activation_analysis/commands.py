@@ -25,15 +25,17 @@ from activation_analysis.experiment import (
     load_experiment,
     read_experiment,
 )
+from activation_analysis.experiment_file import override
+from activation_analysis.options import READING, Settings
 from activation_analysis.progress import stage
-from activation_analysis.prompt_files import READERS
+from activation_analysis.prompt_files import are_prompts
 from activation_analysis.workspace import experiment_roots
 
 if TYPE_CHECKING:
     from activation_analysis.pipeline import Outcome
     from activation_analysis.prompts import PromptSet
 
-RECORDED = ("model", "recording", "prompts")  # what a capture has settled
+RECORDED = ("model", "recording", "prompts", *READING)  # what a capture has settled
 
 
 def run_command(args: argparse.Namespace) -> int:
@@ -281,24 +283,28 @@ def _refuse_recorded(changes: list[str]) -> None:
 
 def _experiment(args: argparse.Namespace, *, duplicates: str = "refuse") -> Experiment:
     """The experiment that the arguments mean, with every override applied."""
-    target = list(args.target)
+    target, changes = list(args.target), overrides(args)
+    reading = [change for change in changes if change.partition("=")[0].strip() in READING]
     if len(target) > 1 or _is_prompt_file(target[0]):
+        said = override(Settings({}), reading)
         experiment = Experiment.from_prompts(
             target if len(target) > 1 else target[0],
             _asked(args.contrast) or None,
+            columns=said.renames,
+            wide=said.wide,
+            encoding=said.encoding,
             duplicates=duplicates,
         )
     else:
-        found = load_experiment(target[0], experiment_roots(), duplicates=duplicates)
+        roots = experiment_roots()
+        found = load_experiment(target[0], roots, reading=reading, duplicates=duplicates)
         experiment = _with_contrasts(found, args.contrast)
-    return apply_overrides(experiment, overrides(args))
+    return apply_overrides(experiment, changes)
 
 
 def _is_prompt_file(target: str) -> bool:
     path = Path(target)
-    if path.is_dir():
-        return not (path / FILE_NAME).is_file() and any(path.glob("*.txt"))
-    return path.suffix.lower() in READERS
+    return not os.path.isfile(path / FILE_NAME) and are_prompts(path)
 
 
 def _with_contrasts(experiment: Experiment, contrasts: list[str] | None) -> Experiment:

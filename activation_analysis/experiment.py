@@ -22,11 +22,13 @@ from activation_analysis.names import did_you_mean, made_safe, safe_name
 from activation_analysis.options import (
     AUTO_TEST,
     PAIRED_TESTS,
+    READING,
     ModelOptions,
     RecordingOptions,
     Settings,
     UnivariateOptions,
 )
+from activation_analysis.prompt_files import placed
 from activation_analysis.prompts import PathLike, PromptSet, read_prompts
 from activation_analysis.spans import with_spans, without_spans
 from activation_analysis.text_files import shown
@@ -100,9 +102,12 @@ class Experiment:
         """The experiment as it really runs, as a file that reads back equal.
 
         ``prompts`` is where the copy's prompts lie, relative to the copy; where left out, the
-        files are named as they are here.
+        files are named as they are here. `PromptSet.to_jsonl` has read them already: by our names,
+        a row a prompt, in UTF-8.
         """
-        settings = self.settings if prompts is None else replace(self.settings, prompts=(prompts,))
+        settings = self.settings
+        if prompts is not None:
+            settings = replace(settings, prompts=(prompts,), columns=(), wide=(), encoding="")
         return experiment_file.to_toml(settings)
 
     def with_contrasts(self, contrasts: str | Sequence[str] | Mapping[str, str]) -> Experiment:
@@ -124,6 +129,9 @@ class Experiment:
         *,
         name: str | None = None,
         question: str = "",
+        columns: Mapping[str, str] | None = None,
+        wide: Sequence[str] = (),
+        encoding: str = "",
         seed: int = 0,
         model: ModelOptions | None = None,
         recording: RecordingOptions | None = None,
@@ -138,6 +146,7 @@ class Experiment:
         contrasts : one or more expressions, or name -> expression; where left out, the first of
             two conditions minus the second
         name : the prompt set's where left out
+        columns, wide, encoding : as in `read_prompts`
         univariate : options of the analysis; its defaults where left out
         duplicates : "refuse" the same prompt twice, or "keep" it, as in `read_prompts`
 
@@ -148,11 +157,16 @@ class Experiment:
         """
         single = isinstance(prompt_files, str | os.PathLike)
         paths = [prompt_files] if single else list(prompt_files)
-        prompts = read_prompts(paths, duplicates=duplicates)
+        prompts = read_prompts(
+            paths, columns=columns, wide=wide, encoding=encoding or None, duplicates=duplicates
+        )
         settings = Settings(
             contrasts=contrasts_.named(contrasts, prompts.conditions),
             question=question,
             prompts=tuple(os.fspath(path) for path in paths),
+            columns=tuple(f"{ours}={theirs}" for ours, theirs in (columns or {}).items()),
+            wide=tuple(wide),
+            encoding=encoding,
             seed=seed,
             model=model or ModelOptions(),
             recording=recording or RecordingOptions(),
@@ -163,7 +177,11 @@ class Experiment:
 
 
 def read_experiment(
-    path: PathLike, *, name: str | None = None, duplicates: str = "refuse"
+    path: PathLike,
+    *,
+    name: str | None = None,
+    reading: Sequence[str] = (),
+    duplicates: str = "refuse",
 ) -> Experiment:
     """Read an experiment file with its prompts, and check that they fit.
 
@@ -171,6 +189,8 @@ def read_experiment(
     ----------
     path : an experiment.toml, or the folder that holds one
     name : the folder's where left out (the file's own, if it is not called experiment.toml)
+    reading : changes, as `apply_overrides` takes them, without which the prompts may not be
+        readable: of ``columns``, ``wide`` and ``encoding``
     duplicates : "refuse" the same prompt twice, or "keep" it, as in `read_prompts`
 
     Raises
@@ -181,15 +201,20 @@ def read_experiment(
     path = Path(path)
     path = path / FILE_NAME if os.path.isdir(path) else path
     file = read_settings(path)
-    placed = Path(os.path.abspath(path))
-    own_name = placed.parent.name if placed.name == FILE_NAME else placed.stem
+    file = replace(file, settings=experiment_file.override(file.settings, reading))
+    place = Path(os.path.abspath(path))
+    own_name = place.parent.name if place.name == FILE_NAME else place.stem
     name = safe_name(own_name if name is None else name)
     prompts = _read_prompts(file.settings, path.parent, duplicates)
     return _fitting(Experiment(name, file.settings, prompts, path.parent), file)
 
 
 def load_experiment(
-    name_or_path: PathLike, roots: Sequence[PathLike] = (), *, duplicates: str = "refuse"
+    name_or_path: PathLike,
+    roots: Sequence[PathLike] = (),
+    *,
+    reading: Sequence[str] = (),
+    duplicates: str = "refuse",
 ) -> Experiment:
     """The experiment that a name, the beginning of a name, or a path means.
 
@@ -197,6 +222,7 @@ def load_experiment(
     ----------
     name_or_path : "math_vs_nonmath", "math", or a path to a folder or an experiment.toml
     roots : folders that hold experiments; the first one that has a name wins
+    reading : as in `read_experiment`
     duplicates : as in `read_prompts`
 
     Raises
@@ -207,18 +233,18 @@ def load_experiment(
     known = list_experiments(roots)
     text = os.fspath(name_or_path)
     if text in known:
-        return read_experiment(known[text], duplicates=duplicates)
+        return read_experiment(known[text], reading=reading, duplicates=duplicates)
     if "\0" in text:
         raise ExperimentError(f"{text!r} holds a NUL character and names no experiment")
     if os.path.isfile(text) or os.path.isfile(os.path.join(text, FILE_NAME)):
-        return read_experiment(text, duplicates=duplicates)
+        return read_experiment(text, reading=reading, duplicates=duplicates)
     if os.path.isdir(text):
         raise ExperimentError(f"{shown(text)}: this folder holds no {FILE_NAME}")
     if os.path.basename(text) != text or isinstance(name_or_path, Path):
         raise ExperimentError(f"{shown(text)}: no such folder or file; {_known_names(known)}")
     starting = [n for n in known if n.startswith(text)] if text else []
     if len(starting) == 1:
-        return read_experiment(known[starting[0]], duplicates=duplicates)
+        return read_experiment(known[starting[0]], reading=reading, duplicates=duplicates)
     if starting:
         raise ExperimentError(f"{text!r} fits several experiments: {', '.join(starting)}")
     close = did_you_mean(text, known)
@@ -250,15 +276,23 @@ def apply_overrides(experiment: Experiment, changes: Sequence[str]) -> Experimen
     """
     settings = experiment_file.override(experiment.settings, changes)
     prompts = experiment.written or experiment.prompts
-    if settings.prompts != experiment.settings.prompts:
-        absolute = tuple(os.path.abspath(path) for path in settings.prompts)
+    before = experiment.settings
+    if settings.prompts != before.prompts:
+        absolute = tuple(str(placed(path, Path.cwd())) for path in settings.prompts)
         settings = replace(settings, prompts=absolute)
+    if any(getattr(settings, key) != getattr(before, key) for key in ("prompts", *READING)):
         prompts = _read_prompts(settings, experiment.folder)
     return _fitting(replace(experiment, settings=settings, prompts=prompts, written=None))
 
 
 def _read_prompts(settings: Settings, folder: Path, duplicates: str = "refuse") -> PromptSet:
-    return read_prompts([folder / path for path in settings.prompts], duplicates=duplicates)
+    return read_prompts(
+        [placed(path, folder) for path in settings.prompts],
+        columns=settings.renames,
+        wide=settings.wide,
+        encoding=settings.encoding or None,
+        duplicates=duplicates,
+    )
 
 
 def _fitting(experiment: Experiment, file: SettingsFile | None = None) -> Experiment:

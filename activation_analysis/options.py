@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from activation_analysis.activations import POSITIONS, SITE_ALIASES, SITES
 from activation_analysis.errors import ExperimentError
 from activation_analysis.names import did_you_mean
+from activation_analysis.text_files import is_encoding
 from activation_analysis.text_measures import MEASURES
 
 
@@ -168,6 +169,37 @@ class ListOf:
         return ",".join(str(self.kind.to_text(v)) for v in value) or (self.nothing or "")
 
 
+@dataclass(frozen=True)
+class Renames(ListOf):
+    """Names that the columns of a table have instead of ours, each written ours=theirs."""
+
+    def read(self, value: object) -> tuple[str, ...]:
+        renames = super().read(value)
+        for side in zip(*(text.split("=", 1) for text in renames), strict=True):
+            twice = [name for name in side if side.count(name) > 1]
+            if twice:
+                raise ValueError(f"has {twice[0]!r} twice; a column has one name")
+        return renames
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """An encoding of text that Python knows, or none."""
+
+    def read(self, value: object) -> str:
+        if not isinstance(value, str):
+            raise ValueError(f"must be a text in quotes, not {value!r}")
+        if value and not is_encoding(value):
+            raise ValueError(f"is {value!r}; such as utf-8, utf-16, cp1252")
+        return value
+
+    def from_text(self, text: str) -> object:
+        return text
+
+    def to_text(self, value: str) -> str:
+        return value
+
+
 def option(default: Any, kind: Kind) -> Any:
     """A dataclass field that an experiment file may set."""
     return field(default=default, metadata={"kind": kind})
@@ -292,13 +324,31 @@ class Settings(_Checked):
         ("prompts.csv",),
         ListOf(Text(may_be_empty=False), example='["a.txt", "b.txt"]', or_one=True),
     )
+    columns: tuple[str, ...] = option(  # what the files call prompt, condition, item, ...
+        (),
+        Renames(
+            Text(form=r"[^=\s]([^=]*[^=\s])?=(?s:.+)", known="our name, = and the file's name"),
+            example='["prompt=text", "condition=label"]',
+            nothing="none",
+        ),
+    )
+    wide: tuple[str, ...] = option(  # columns that are conditions; a row is an item
+        (), ListOf(Text(may_be_empty=False), example='["formal", "informal"]', nothing="none")
+    )
+    encoding: str = option("", Encoding())  # "": UTF-8, or what a byte order mark says
     seed: int = option(0, Integer())
     model: ModelOptions = ModelOptions()
     recording: RecordingOptions = RecordingOptions()
     univariate: UnivariateOptions | None = None  # None: the analysis does not run
     check: CheckOptions = CheckOptions()
 
+    @property
+    def renames(self) -> dict[str, str]:
+        """``columns`` as our name -> the file's."""
+        return dict(text.split("=", 1) for text in self.columns)
 
+
+READING = ("columns", "wide", "encoding")  # how prompt files are read
 TABLES = {
     "model": ModelOptions,
     "recording": RecordingOptions,

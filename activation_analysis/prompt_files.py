@@ -1,89 +1,38 @@
-"""Prompt files as rows: CSV, TSV, JSON lines, or one text file per condition.
+"""Prompt files: which files a path stands for, and the reader of every kind.
 
-Every reader streams ``(line, row)`` and reports what it cannot read instead of stopping, so that
-all mistakes of a file are told at once. A text comes through as it was written: nothing is taken
-for a missing value, and only a line ending ends a line. A CRLF inside a quoted CSV field reads as
-LF, since it says how the file was saved; a prompt that needs one is kept by JSON lines.
+A reader takes ``(path, encoding, layout, report)``, streams ``(line, row)`` and reports what it
+cannot read instead of stopping. To add a format, write one and name it in `READERS`.
 """
 
 from __future__ import annotations
 
-import csv
-import json
+import codecs
+import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from activation_analysis.errors import PromptError
-from activation_analysis.names import nearest
-from activation_analysis.text_files import shown
+from activation_analysis.names import did_you_mean
+from activation_analysis.prompt_datasets import (
+    HUB,
+    is_saved_dataset,
+    read_dataset,
+    read_parquet,
+)
+from activation_analysis.prompt_layout import Layout
+from activation_analysis.prompt_problems import Problems, Report, Row
+from activation_analysis.prompt_tables import LONE_RETURN, read_csv, read_jsonl, read_tsv
+from activation_analysis.prompt_workbooks import read_xlsx
+from activation_analysis.text_files import encoding_of, missing, save_as_utf8, undecodable
 
-REQUIRED = ("condition", "prompt")
-MOST_SHOWN = 20
-_LONGEST_FIELD = 2**31 - 1
-
-Row = dict[str, str]
-Report = Callable[[int, str], None]
-
-
-class Problems:
-    """What is wrong with the prompts, collected to be told in the order of files and lines."""
-
-    def __init__(self) -> None:
-        self._files: dict[Path, int] = {}
-        self._found: list[tuple[int, int, str]] = []
-
-    def __len__(self) -> int:
-        return len(self._found)
-
-    def add(self, path: Path, line: int, message: str) -> None:
-        """Note a problem of one line; line 0 is the file as a whole."""
-        where = f"{shown(path)}:{line}" if line else shown(path)
-        order = self._files.setdefault(path, len(self._files))
-        self._found.append((order, line, f"{where}: {message}"))
-
-    def refuse(self) -> None:
-        """Raise one PromptError that lists them all, if there are any."""
-        refuse([m for _, _, m in sorted(self._found, key=lambda p: p[:2])])
+ONE_PROMPT = "a text file that is one prompt"
+DATASET = "a Hugging Face dataset"
 
 
-def refuse(messages: Sequence[str]) -> None:
-    """Raise one PromptError that lists the first of what is wrong, if anything is."""
-    if not messages:
-        return
-    hidden = len(messages) - MOST_SHOWN
-    more = [f"... and {hidden} more ({len(messages)} problems in all)"] if hidden > 0 else []
-    raise PromptError("\n".join([*messages[:MOST_SHOWN], *more]))
-
-
-def read_csv(path: Path, encoding: str, report: Report) -> Iterator[tuple[int, Row]]:
-    """Rows of a comma-separated file with a header."""
-    return _read_table(path, encoding, report, ",")
-
-
-def read_tsv(path: Path, encoding: str, report: Report) -> Iterator[tuple[int, Row]]:
-    """Rows of a tab-separated file with a header; quotes work as in CSV."""
-    return _read_table(path, encoding, report, "\t")
-
-
-def read_jsonl(path: Path, encoding: str, report: Report) -> Iterator[tuple[int, Row]]:
-    """Rows of a file with one JSON object a line; numbers keep the digits they are written in."""
-    with path.open(encoding=encoding, newline="\n") as file:
-        for number, line in enumerate(file, start=1):
-            line = line.strip(" \t\r\n")
-            if not line:
-                continue
-            try:
-                row = _row_of(_JSON.decode(line))
-            except json.JSONDecodeError as error:
-                report(number, f"is not JSON: {error.msg} at column {error.colno}")
-            except (ValueError, RecursionError) as error:
-                report(number, str(error))
-            else:
-                yield number, row
-
-
-def read_txt(path: Path, encoding: str, report: Report) -> Iterator[tuple[int, Row]]:
+def read_txt(
+    path: Path, encoding: str, layout: Layout, report: Report
+) -> Iterator[tuple[int, Row]]:
     """One prompt a line; the file's name is the condition. Blank lines may end the file."""
     blank: list[int] = []
     with path.open(encoding=encoding, newline="\n") as file:
@@ -95,160 +44,192 @@ def read_txt(path: Path, encoding: str, report: Report) -> Iterator[tuple[int, R
             for earlier in blank:
                 report(earlier, "the prompt is empty; delete the line")
             blank.clear()
+            if "\r" in prompt:
+                report(number, LONE_RETURN)
             yield number, {"condition": path.stem, "prompt": prompt}
 
 
-READERS: dict[str, Callable[[Path, str, Report], Iterator[tuple[int, Row]]]] = {
+def read_one_prompt(
+    path: Path, encoding: str, layout: Layout, report: Report
+) -> Iterator[tuple[int, Row]]:
+    """The whole file is a prompt, less one line end at its end; its folder is the condition."""
+    with path.open(encoding=encoding, newline="") as file:
+        prompt = file.read().replace("\r\n", "\n").removesuffix("\n")
+    if "\r" in prompt:
+        report(prompt[: prompt.index("\r")].count("\n") + 1, LONE_RETURN)
+    yield 1, {"condition": path.parent.name, "prompt": prompt}
+
+
+READERS: dict[str, Callable[[Path, str, Layout, Report], Iterator[tuple[int, Row]]]] = {
     ".csv": read_csv,
     ".tsv": read_tsv,
     ".jsonl": read_jsonl,
     ".txt": read_txt,
+    ".xlsx": read_xlsx,
+    ".parquet": read_parquet,
+    ONE_PROMPT: read_one_prompt,
+    DATASET: read_dataset,
+}
+TEXT = (".csv", ".tsv", ".jsonl", ".txt", ONE_PROMPT)  # whose encoding a file does not always say
+WITHOUT_COLUMNS = (".txt", ONE_PROMPT)
+INSTEAD = {
+    ".xls": "save it as .xlsx (in Excel or LibreOffice: Save as), or as .csv",
+    ".xlsm": "save it as .xlsx, or as .csv",
+    ".ods": "save it as .xlsx, or as .csv",
+    ".json": "write one object a line and call it .jsonl",
+    ".arrow": "give the folder that Dataset.save_to_disk wrote",
 }
 
 
-def _read_table(
-    path: Path, encoding: str, report: Report, delimiter: str
+@dataclass(frozen=True)
+class PromptFile:
+    """Where prompts lie, and which of `READERS` reads them."""
+
+    path: Path
+    kind: str
+
+
+def rows_of(
+    file: PromptFile, encoding: str | None, layout: Layout, report: Report
 ) -> Iterator[tuple[int, Row]]:
-    with path.open(encoding=encoding, newline="") as file, _long_fields():
-        records = _records(csv.reader(file, delimiter=delimiter, strict=True), report)
-        first = next(records, None)
-        if first is None:
-            report(0, f"is empty; the first line names the columns {' and '.join(REQUIRED)}")
-            return
-        line, header = first
-        wrong = list(_header_problems(header, delimiter))
-        for message in wrong:
+    """The rows of a file, in the encoding of its byte order mark, else as told, else UTF-8."""
+    if file.kind in WITHOUT_COLUMNS and not layout.is_plain:
+        report(
+            0,
+            "a text file has no columns, so that wide and columns say nothing of it; leave "
+            "them out, or give tables only",
+        )
+        return iter(())
+    chosen = ""
+    if file.kind in TEXT:
+        marked = encoding_of(file.path)
+        chosen = codecs.lookup(encoding).name if encoding and marked == "utf-8" else marked
+        wrong = list(undecodable(file.path, chosen, _or_say))
+        for line, message in wrong:
             report(line, message)
         if wrong:
-            return
-        for line, record in records:
-            if len(record) == len(header):
-                yield line, dict(zip(header, map(_lf, record), strict=True))
-            else:
-                report(line, _ragged(len(record), len(header), delimiter))
+            return iter(())
+    rows = READERS[file.kind](file.path, chosen, layout, report)
+    return layout.unfolded(rows, report) if layout.wide else rows
 
 
-def _records(reader, report: Report) -> Iterator[tuple[int, list[str]]]:
-    """Records with the line where each starts; blank lines are none."""
-    while True:
-        line = reader.line_num + 1
-        try:
-            record = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            report(line, _csv_problem(error))
-            continue
-        if record:
-            yield line, record
+def _or_say(likely: str) -> str:
+    return f'{save_as_utf8(likely)}, or say encoding = "{likely}" (--encoding {likely})'
 
 
-@contextmanager
-def _long_fields() -> Iterator[None]:
-    """The csv module refuses fields over 128 KiB unless told; its limit is global."""
-    limit = csv.field_size_limit(_LONGEST_FIELD)
+def are_prompts(path: Path) -> bool:
+    """Whether a path is one of prompts by its looks, readable or not."""
+    if not os.path.isdir(path):
+        return is_hub(path) or path.suffix.lower() in (*READERS, *INSTEAD)
     try:
-        yield
-    finally:
-        csv.field_size_limit(limit)
+        return is_saved_dataset(path) or bool(_texts(path)) or any(map(_texts, _subfolders(path)))
+    except OSError:
+        return True  # reading it says why it cannot be read
 
 
-def _header_problems(header: list[str], delimiter: str) -> Iterator[str]:
-    there = ", ".join(repr(column) for column in header)
-    other = [d for d in ",;\t" if d != delimiter and len(header) == 1 and d in header[0]]
-    if other:
-        yield (
-            f"the columns are separated by {other[0]!r}, but the file's name promises "
-            f"{delimiter!r}; save it with {delimiter!r}" + (" or as .tsv" * (other[0] == "\t"))
-        )
+def is_hub(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is ``hf:...``, a dataset for the library datasets to find."""
+    return os.fspath(path).startswith(HUB)
+
+
+def placed(path: str, folder: Path) -> Path:
+    """A path that is relative to a folder; the name of a dataset on the hub is not."""
+    if not is_hub(path):
+        return folder / path
+    inside = path.removeprefix(HUB)
+    if not inside.startswith(("./", "../")):
+        return Path(path)
+    joined = os.path.normpath(folder / inside)
+    return Path(HUB + (joined if os.path.isabs(joined) else os.path.join(".", joined)))
+
+
+def files_of(paths: Sequence[Path], problems: Problems) -> Iterator[PromptFile]:
+    """The files to read, folders opened up."""
+    seen: set[str] = set()
+    if not paths:
+        raise PromptError("no prompt file given; give a .csv, .tsv, .jsonl or .txt file")
+    for path in paths:
+        try:
+            files = list(_opened(path, problems))
+        except OSError as error:
+            problems.add(Path(error.filename or path), 0, f"cannot be read: {error.strerror}")
+            continue
+        for file in files:
+            wrong = _not_readable(file)
+            if not wrong and os.path.realpath(file.path) in seen:
+                wrong = "is given twice; give every file once"
+            if wrong:
+                problems.add(file.path, 0, wrong)
+            else:
+                seen.add(os.path.realpath(file.path))
+                yield file
+
+
+def _opened(path: Path, problems: Problems) -> Iterator[PromptFile]:
+    if is_hub(path) or (os.path.isdir(path) and is_saved_dataset(path)):
+        yield PromptFile(path, DATASET)
         return
-    for column in REQUIRED:
-        if column not in header:
-            unused = [c for c in header if c not in REQUIRED]
-            yield f"no column {column!r}; columns: {there}{_slip(column, unused)}"
-    if any(not column.strip() for column in header):
-        yield (
-            f"column {[bool(c.strip()) for c in header].index(False) + 1} has no name; "
-            f"name or delete it (pandas writes one unless told index=False)"
+    if not os.path.isdir(path):
+        yield PromptFile(path, path.suffix.lower())
+        return
+    texts = _texts(path)
+    conditions = {folder: _texts(folder) for folder in _subfolders(path)}
+    if texts and any(conditions.values()):
+        problems.add(
+            path,
+            0,
+            "holds .txt files (each a condition, one prompt a line) and folders "
+            "of .txt files (each folder a condition, each file a prompt); keep one kind",
         )
-    for column in dict.fromkeys(c for c in header if c.strip() and header.count(c) > 1):
-        yield f"column {column!r} is there {header.count(column)} times; keep one"
+    elif any(conditions.values()):
+        yield from _prompts_in(conditions, problems)
+    elif texts:
+        yield from (PromptFile(file, ".txt") for file in texts)
+    else:
+        problems.add(
+            path,
+            0,
+            "this folder holds no .txt file (one for each condition), nor "
+            "folders of them (one for each condition, a file for each prompt)",
+        )
 
 
-def _slip(wanted: str, there: list[str]) -> str:
-    close = nearest(wanted, there)
-    return f" (for {close!r}, did you mean {wanted!r}?)" if close else ""
+def _prompts_in(conditions: dict[Path, list[Path]], problems: Problems) -> Iterator[PromptFile]:
+    for folder, texts in conditions.items():
+        deeper = [inner for inner in _subfolders(folder) if _texts(inner)]
+        if deeper:
+            problems.add(
+                deeper[0], 0, "lies too deep; a folder is a condition, a .txt file in it a prompt"
+            )
+        if not texts:
+            problems.add(
+                folder,
+                0,
+                "holds no .txt file, but folders beside it do; a folder is a "
+                "condition, each .txt file in it a prompt",
+            )
+        yield from (PromptFile(file, ONE_PROMPT) for file in texts)
 
 
-def _ragged(n_fields: int, n_columns: int, delimiter: str) -> str:
-    message = f"{n_fields} fields where the header has {n_columns}"
-    if n_fields < n_columns:
-        return message
-    holding = "a comma" if delimiter == "," else "a tab"
-    return f"{message}; put a prompt with {holding} in it in double quotes"
+def _texts(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() == ".txt" and not p.is_dir())
 
 
-def _csv_problem(error: csv.Error) -> str:
-    if "end of data" in str(error):
-        return "a double quote that opens in this record is never closed"
-    return (
-        "text follows a closing double quote; put the whole field in double quotes and write "
-        f'each quote inside it twice, as in """Yes"", she said." ({error})'
-    )
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
-def _lf(field: str) -> str:
-    return field.replace("\r\n", "\n") if "\r" in field else field
-
-
-class _Number(str):
-    """A JSON number, as it is spelled in the file."""
-
-
-def _row_of(value: object) -> Row:
-    """The row that a line's JSON object holds, or a ValueError that says why it holds none."""
-    if not isinstance(value, dict):
-        raise ValueError("is not an object; write one a line, as in " + _EXAMPLE)
-    unused = [key for key in value if key not in REQUIRED]
-    missing = [key for key in REQUIRED if key not in value]
-    if missing:
-        there = ", ".join(repr(key) for key in value) or "none"
-        wrong = " and ".join(f"{k!r}{_slip(k, unused)}" for k in missing)
-        raise ValueError(f"no key {wrong}; keys: {there}")
-    if not isinstance(value["prompt"], str) or isinstance(value["prompt"], _Number):
-        raise ValueError("the prompt is not a string; put it in double quotes")
-    row = {key: _as_text(key, v) for key, v in value.items()}
-    if any(_is_broken(text) for pair in row.items() for text in pair):
-        raise ValueError("holds half of a surrogate pair (\\ud800-\\udfff), which is no character")
-    return row
-
-
-_EXAMPLE = '{"condition": "math", "prompt": "Two and two"}'
-
-
-def _as_text(key: str, value: object) -> str:
-    if isinstance(value, str):
-        return str(value)
-    if value is None:
+def _not_readable(file: PromptFile) -> str:
+    """What keeps a file from being read; nothing, if nothing does."""
+    path, suffix = file.path, file.path.suffix
+    if file.kind == DATASET:
         return ""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    kind = "a list" if isinstance(value, list) else "an object"
-    raise ValueError(f"{key!r} is {kind}; a row holds texts and numbers only")
-
-
-def _is_broken(text: str) -> bool:
-    return not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text)
-
-
-def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    keys = [key for key, _ in pairs]
-    twice = [key for key in dict.fromkeys(keys) if keys.count(key) > 1]
-    if twice:
-        raise ValueError(f"the key {twice[0]!r} is there twice; keep one")
-    return dict(pairs)
-
-
-_JSON = json.JSONDecoder(
-    object_pairs_hook=_unique_keys, parse_float=_Number, parse_int=_Number, parse_constant=_Number
-)
+    if not os.path.isfile(path):
+        return missing(path)
+    if file.kind in READERS:
+        return ""
+    if file.kind in INSTEAD:
+        return f"cannot be read as {suffix}; {INSTEAD[file.kind]}"
+    known = [kind for kind in READERS if kind.startswith(".")]
+    close = did_you_mean(file.kind, known)
+    return f"unknown kind of file {suffix!r}; known: {', '.join(known)}{close}"

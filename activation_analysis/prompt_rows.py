@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -13,9 +13,8 @@ import numpy as np
 import pandas as pd
 
 from activation_analysis.duplicates import first_alike
-from activation_analysis.prompt_files import READERS, REQUIRED, Problems, Row
+from activation_analysis.prompt_problems import REQUIRED, Problems, Report, Row
 from activation_analysis.spans import SPAN_COLUMNS
-from activation_analysis.text_files import encoding_of, undecodable
 
 FEWEST_PROMPTS = 2
 COMPLETE = ("item", "group")  # columns that are filled on every row or on none
@@ -34,21 +33,15 @@ class PromptRows:
         self._known: dict[str, str] = {}
         self._silent_files = 0
 
-    def read(self, number: int, encoding: str | None) -> None:
-        """Add the rows of one file, in the encoding of its byte order mark, else as told."""
-        path = self.files[number]
-        report = partial(self.problems.add, path)
+    def read(self, number: int, rows: Callable[[Report], Iterator[tuple[int, Row]]]) -> None:
+        """Add the rows of one file, which are told where to report what is wrong with it."""
+        report = partial(self.problems.add, self.files[number])
         n_rows, n_problems = len(self.line), len(self.problems)
         try:
-            marked = encoding_of(path)
-            chosen = encoding if encoding and marked == "utf-8" else marked
-            for line, message in undecodable(path, chosen):
-                report(line, message)
-            if len(self.problems) == n_problems:
-                for line, row in READERS[path.suffix.lower()](path, chosen, report):
-                    self._add(number, line, row)
+            for line, row in rows(report):
+                self._add(number, line, row)
         except OSError as error:
-            report(0, f"cannot be read: {error.strerror}")
+            report(0, f"cannot be read: {error.strerror or error}")
         if len(self.line) == n_rows:
             self._silent_files += 1
             if len(self.problems) == n_problems:
@@ -67,7 +60,9 @@ class PromptRows:
                 self._note(row, f"condition {label!r} has only this prompt; it needs two or more")
         labels = [label for label in counts if label.strip()]
         if len(labels) == 1 and not self._silent_files:
-            hint = "; give one .txt file for each" if self.files[0].suffix == ".txt" else ""
+            hint = (
+                "; give one .txt file for each" if self.files[0].name == f"{labels[0]}.txt" else ""
+            )
             message = f"only one condition, {labels[0]!r}; a contrast needs two or more{hint}"
             self.problems.add(self.files[0], 0, message)
 

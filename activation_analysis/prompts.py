@@ -10,9 +10,9 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +21,12 @@ import pandas as pd
 from activation_analysis.balance import balance
 from activation_analysis.errors import ContrastError, PromptError
 from activation_analysis.names import did_you_mean, made_safe
-from activation_analysis.prompt_files import READERS, REQUIRED, Problems
+from activation_analysis.prompt_files import files_of, rows_of
+from activation_analysis.prompt_layout import Layout
+from activation_analysis.prompt_problems import REQUIRED, Problems
 from activation_analysis.prompt_rows import PromptRows
 from activation_analysis.spans import SPAN_COLUMNS, Span, spans_of
-from activation_analysis.text_files import missing, shown
+from activation_analysis.text_files import is_encoding, shown
 
 __all__ = ["PromptSet", "balance", "read_prompts"]
 
@@ -187,6 +189,8 @@ def read_prompts(
     path: PathLike | Iterable[PathLike],
     *,
     name: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    wide: Sequence[str] = (),
     encoding: str | None = None,
     duplicates: str = "refuse",
 ) -> PromptSet:
@@ -194,9 +198,14 @@ def read_prompts(
 
     Parameters
     ----------
-    path : a .csv, .tsv or .jsonl file with a prompt and a condition in every row; a folder of
-        .txt files, each a condition with a prompt a line; or several of these
+    path : one of these, or several
+        a table (.csv, .tsv, .jsonl, .xlsx, .parquet) with a prompt and a condition in every row;
+        a folder of .txt files, each a condition with a prompt a line; a folder of folders, each a
+        condition with .txt files that are a prompt each; a dataset, as the folder that
+        ``save_to_disk`` wrote or as ``hf:owner/name:split``
     name : name of the prompt set; the file's or folder's where left out
+    columns : what the tables call prompt, condition, item and so on: our name -> theirs
+    wide : columns that are conditions, in tables whose rows are items; `columns` goes first
     encoding : read the files so; UTF-8, or what their byte order mark says, where left out
     duplicates : "refuse" the same prompt twice, or "keep" it, for a check that goes on to tell
         what else there is
@@ -208,49 +217,18 @@ def read_prompts(
         missing columns, empty or duplicate prompts, conditions with fewer than two prompts.
     """
     paths = [Path(path)] if isinstance(path, str | os.PathLike) else [Path(p) for p in path]
-    if encoding is not None:
-        _check_encoding(encoding)
+    if encoding and not is_encoding(encoding):
+        raise PromptError(f"no encoding {encoding!r}; such as utf-8, utf-16, cp1252")
+    layout = Layout(columns, wide)
     problems = Problems()
-    files = list(_files(paths, problems))
-    rows = PromptRows(files, problems)
-    for number in range(len(files)):
-        rows.read(number, encoding)
+    files = list(files_of(paths, problems))
+    rows = PromptRows([file.path for file in files], problems)
+    for number, file in enumerate(files):
+        rows.read(number, partial(rows_of, file, encoding, layout))
     rows.compare(duplicates=duplicates)
     problems.refuse()
-    file, line = rows.places()
-    return PromptSet(name or _name_of(paths), rows.table(), tuple(files), file, line)
-
-
-def _check_encoding(encoding: str) -> None:
-    try:
-        "".encode(encoding)
-    except LookupError:
-        raise PromptError(f"no encoding {encoding!r}; such as utf-8, utf-16, cp1252") from None
-
-
-def _files(paths: list[Path], problems: Problems) -> Iterator[Path]:
-    """The files to read, folders opened up."""
-    seen: set[str] = set()
-    if not paths:
-        raise PromptError("no prompt file given; give a .csv, .tsv, .jsonl or .txt file")
-    for path in paths:
-        inside = sorted(path.glob("*.txt")) if os.path.isdir(path) else [path]
-        if not inside:
-            problems.add(path, 0, "this folder holds no .txt file (one for each condition)")
-        for file in inside:
-            if not os.path.isfile(file):
-                problems.add(file, 0, missing(file))
-            elif file.suffix.lower() not in READERS:
-                close = did_you_mean(file.suffix.lower(), READERS)
-                known = ", ".join(READERS)
-                problems.add(
-                    file, 0, f"unknown kind of file {file.suffix!r}; known: {known}{close}"
-                )
-            elif os.path.realpath(file) in seen:
-                problems.add(file, 0, "is given twice; give every file once")
-            else:
-                seen.add(os.path.realpath(file))
-                yield file
+    numbers, lines = rows.places()
+    return PromptSet(name or _name_of(paths), rows.table(), tuple(rows.files), numbers, lines)
 
 
 def _name_of(paths: list[Path]) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from activation_analysis.prompt_files import refuse
+from activation_analysis.prompt_problems import refuse
 
 if TYPE_CHECKING:
     from activation_analysis.prompts import PromptSet

@@ -121,7 +121,14 @@ def test_every_bad_row_is_listed_with_file_and_line(workspace, no_model, capsys)
         (["analyze", "latest", "--set", "model.id=gpt2"], "cannot change its model"),
         (["analyze", "latest", "--set", " recording.position = mean"], "cannot change its model"),
         (["analyze", "latest", "--set", "prompts=good.csv"], "cannot change its model"),
+        (["analyze", "latest", "--set", "wide=a,b"], "cannot change its model"),
         (["check", "nothere.csv"], "no such file"),
+        (["check", "old.xls"], "old.xls: no such file"),
+        (["check", "hf:./nowhere"], "cannot be loaded: no such folder"),
+        (["check", "good.csv", "--wide", "a,b"], "no column 'a' .which wide names.; columns: "),
+        (["check", "good.csv", "--columns", "prompt"], "columns is 'prompt'; known: our name, ="),
+        (["check", "good.csv", "--encoding", "klingon"], "encoding is 'klingon'; such as utf-8"),
+        (["check", "mine", "--columns", "prompt=txt"], "no column 'txt', which columns calls"),
         (["plan", "good.csv", "--layers", "999", "--model", "MODEL"], "no layer 999"),
         (["tokens", "good.csv", "--rows", "5", "--model", "MODEL"], "no prompt 5; 'good' has 4"),
         (["tokens", "good.csv", "--rows", "2-1"], "'2-1' names no prompts; write numbers from 1"),
@@ -298,6 +305,38 @@ def test_check_counts_and_compares_also_without_a_model(workspace, capsys):
     assert "9 different items" in out
     assert "tokens were not counted: no model file or folder" in out
     assert re.search(r"words +5\.00 ± 0\.00 +5\.00 ± 0\.00 +\+0\.000", out), out
+
+
+THEIRS = ["--columns", "calm=Calm text", "--wide", "calm,angry", "--encoding", "cp1252"]
+
+
+@pytest.mark.parametrize("name", ["check", "plan", "power", "tokens"])
+@pytest.mark.parametrize("target", ["theirs.csv", "theirs.xlsx", "moods"])
+def test_every_command_takes_other_peoples_files(
+    workspace, no_model, capsys, saved_gpt2, name, target
+):
+    rows = [("Calm text", "angry"), ("don’t worry", "why?"), ("all is well", "no!")]
+    text = "".join(",".join(row) + "\n" for row in rows)
+    (workspace / "theirs.csv").write_bytes(text.encode("cp1252"))
+    pd.DataFrame(rows[1:], columns=rows[0]).to_excel("theirs.xlsx", index=False)
+    os.makedirs("experiments/moods")
+    shutil.copy("theirs.csv", "experiments/moods")
+    with open("experiments/moods/experiment.toml", "w") as file:
+        file.write('prompts = "theirs.csv"\n[contrasts]\nmood = "calm - angry"\n')
+    model = [] if name == "power" else ["--model", str(saved_gpt2)]
+    assert cli.main([name, target, *THEIRS, *model]) == 0, capsys.readouterr().err
+    out = capsys.readouterr().out
+    assert "calm" in out
+    assert "angry" in out
+
+
+def test_a_folder_of_condition_folders_is_a_target(workspace, capsys):
+    for condition in "ab":
+        (workspace / "mine" / condition).mkdir(parents=True)
+        for n, text in enumerate(prompts_of(condition, 3)):
+            (workspace / "mine" / condition / f"{n}.txt").write_text(f"{text}\n")
+    assert cli.main(["check", "mine", "--model", "/no/model"]) == 0
+    assert "6 prompts: 3 a, 3 b" in capsys.readouterr().out
 
 
 def test_list_says_how_to_get_a_first_run(workspace, capsys):
@@ -586,6 +625,26 @@ def test_run_list_and_analyze_end_to_end(workspace, saved_gpt2, capsys, blank_fi
     capsys.readouterr()
     shutil.rmtree(captures_folder())
     assert "was too large to be uploaded and is no more at" in refused(capsys, "analyze", "latest")
+
+
+def test_a_run_of_other_peoples_files_is_analysed_again_without_them(
+    workspace, saved_gpt2, capsys, blank_figures
+):
+    rows = [prompts_of(c, 8) for c in ("calm", "angry")]
+    table = pd.DataFrame({"Calm text": rows[0], "angry": rows[1]})
+    table.to_csv("theirs.csv", index=False, encoding="utf-16-le")
+    asked = ["--columns", "calm=Calm text", "--wide", "calm,angry", "--encoding", "utf-16-le"]
+    few = ["--sites", "mlp", "--layers", "0", "--test", "paired"]
+    assert cli.main(["run", "theirs.csv", *asked, *few, "--model", str(saved_gpt2)]) == 0
+    ran = tracking.find_run("latest")
+    assert ran.params["wide"] == "calm,angry"
+    assert ran.params["columns"] == "calm=Calm text"
+    (workspace / "theirs.csv").unlink()
+    assert cli.main(["analyze", "latest", "--test", "wilcoxon"]) == 0
+    again = tracking.find_run("latest")
+    assert again.params["prompts.sha256"] == ran.params["prompts.sha256"]
+    assert (again.params["wide"], again.params["encoding"]) == ("none", "")
+    assert capsys.readouterr().err == ""
 
 
 def test_a_capture_above_the_limit_stays_in_the_store(workspace, saved_gpt2, capsys, blank_figures):

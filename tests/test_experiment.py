@@ -3,6 +3,7 @@
 import dataclasses
 import random
 import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +21,7 @@ from activation_analysis.experiment import (
     safe_name,
 )
 from activation_analysis.options import TABLES, kinds, leaf_names
+from activation_analysis.prompt_files import placed
 from activation_analysis.toml_lines import key_lines, line_of
 
 PROMPTS = "condition,prompt,item\nmath,1 + 1,1\nmath,2 + 2,2\nnonmath,A cat,1\nnonmath,A dog,2\n"
@@ -95,6 +97,9 @@ def test_a_full_file_says_everything(root):
     assert experiment.leaves() == {
         "question": "Which units respond more to mathematics?",
         "prompts": "prompts.csv",
+        "columns": "none",
+        "wide": "none",
+        "encoding": "",
         "seed": 7,
         "contrasts.math": "math - nonmath",
         "contrasts.any": "math | nonmath",
@@ -150,9 +155,19 @@ def test_an_unknown_option_is_answered_as_promised(root):
         ("prompts = []", "prompts is empty; write a list such as"),
         ('prompts = ["a.csv", "a.csv"]', "prompts has 'a.csv' twice"),
         ('prompts = ""', "prompts is empty"),
+        ('columns = "prompt=text"', 'columns must be a list such as ["prompt=text", "condition=la'),
+        ('columns = ["prompt"]', "columns is 'prompt'; known: our name, = and the file's name"),
+        ('columns = ["prompt =text"]', "columns is 'prompt =text'; known: our name, ="),
+        ('columns = ["prompt=a", "prompt=b"]', "columns has 'prompt' twice; a column has one name"),
+        ('columns = ["item=id", "group=id"]', "columns has 'id' twice; a column has one name"),
+        ('wide = ["a", "a"]', "wide has 'a' twice"),
+        ("wide = [3]", "wide must be a text in quotes, not 3"),
+        ('encoding = "klingon"', "encoding is 'klingon'; such as utf-8, utf-16, cp1252"),
+        ("encoding = 8", "encoding must be a text in quotes, not 8"),
         ("prompts = 3", "prompts must be a list such as"),
-        ("alpha = 0.1", "no table or option 'alpha'; known: check, contrasts, model, prompts, "
-         "question, recording, seed, univariate ('alpha' belongs below [univariate])"),
+        ("alpha = 0.1", "no table or option 'alpha'; known: check, columns, contrasts, encoding, "
+         "model, prompts, question, recording, seed, univariate, wide "
+         "('alpha' belongs below [univariate])"),
         ('quesiton = "x"', "no table or option 'quesiton'"),
         ("univarite.alpha = 0.1", "(did you mean 'univariate'?)"),
         ("univariate = 3", "univariate must be a table; write [univariate] and its options below"),
@@ -327,6 +342,63 @@ def test_a_copy_with_its_prompts_reads_back_equal(root, tmp_path):
     again = read_experiment(copy / "ran.toml", name="math")
     assert again.prompts.fingerprint == experiment.prompts.fingerprint
     assert again.settings == dataclasses.replace(experiment.settings, prompts=("rows.jsonl",))
+
+
+THEIRS = 'prompts = "theirs.csv"\nencoding = "cp1252"\ncolumns = ["calm=Calm text"]\n' + (
+    'wide = ["calm", "angry"]\n[contrasts]\nmood = "calm - angry"\n'
+)
+
+
+def add_theirs(root, text=THEIRS):
+    folder = add_experiment(root, "moods", text)
+    rows = "Calm text,angry,group\ndon’t worry,why?,1\nall’s well,no!,2\n"
+    (folder / "theirs.csv").write_bytes(rows.encode("cp1252"))
+    return folder
+
+
+def test_other_peoples_files_are_read_as_the_settings_say(root):
+    read = read_experiment(add_theirs(root))
+    assert read.prompts.texts == ("don’t worry", "why?", "all’s well", "no!")
+    assert list(read.prompts.table["item"]) == ["1", "1", "2", "2"]
+    assert read.leaves()["columns"] == "calm=Calm text"
+    assert read.leaves()["wide"] == "calm,angry"
+
+
+def test_a_copy_of_other_peoples_prompts_needs_no_settings_to_be_read(root, tmp_path):
+    ran = read_experiment(add_theirs(root))
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    (copy / "rows.jsonl").write_text(ran.prompts.to_jsonl(), encoding="utf-8")
+    (copy / "ran.toml").write_text(ran.to_toml(prompts="rows.jsonl"), encoding="utf-8")
+    again = read_experiment(copy / "ran.toml", name="moods")
+    assert again.prompts.fingerprint == ran.prompts.fingerprint
+    stated = (again.settings.columns, again.settings.wide, again.settings.encoding)
+    assert stated == ((), (), "")
+    (root / "moods" / "experiment.toml").write_text(ran.to_toml(), encoding="utf-8")
+    assert read_experiment(root / "moods") == ran
+
+
+def test_changes_of_how_prompts_are_read_come_before_reading(root):
+    plain = 'prompts = "theirs.csv"\n[contrasts]\nmood = "calm - angry"\n'
+    folder = add_theirs(root, plain)
+    changes = ["encoding=cp1252", "columns=calm=Calm text", "wide=calm,angry"]
+    with pytest.raises(PromptError, match='or say encoding = "cp1252"'):
+        read_experiment(folder)
+    read = read_experiment(folder, reading=changes)
+    assert apply_overrides(read, changes) == read
+    assert read.prompts == read_experiment(add_theirs(root.parent / "other")).prompts
+    with pytest.raises(PromptError, match="no column 'condition'"):
+        apply_overrides(read, ["wide=none", "columns=none"])
+    with pytest.raises(ContrastError, match="no condition 'calm'"):
+        apply_overrides(read, ["wide=Calm text,angry", "columns=none"])
+
+
+def test_a_dataset_lies_beside_its_experiment_or_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert str(placed("hf:./mine:train", tmp_path / "a")) == f"hf:{tmp_path}/a/mine:train"
+    assert str(placed("hf:../mine", Path("a/b"))) == "hf:./a/mine"
+    assert str(placed("hf:owner/name:train", tmp_path)) == "hf:owner/name:train"
+    assert placed("mine.csv", Path("a")) == Path("a/mine.csv")
 
 
 @pytest.fixture

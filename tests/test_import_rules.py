@@ -14,10 +14,13 @@ import activation_analysis
 
 PACKAGE = Path(activation_analysis.__file__).parent
 HEAVY = ("torch", "transformers", "mlflow", "matplotlib", "scipy", "statsmodels")
+HEAVY += ("openpyxl", "datasets")
 
 # Everything at the root that is not named below is a noun, and knows nouns only.
 # room or module -> what of ours it may import beside nouns and itself, and which libraries
 NOUN_LIBRARIES = {"numpy", "pandas", "rich"}
+# A format with a library of its own is read by one noun, which loads it when such a file comes.
+FORMAT_LIBRARIES = {"prompt_workbooks": {"openpyxl"}, "prompt_datasets": {"pyarrow", "datasets"}}
 ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "word_frequency": (set(), {"numpy", "wordfreq"}),  # an extra
     "statistics": (set(), {"numpy", "scipy", "statsmodels", "threadpoolctl", "torch"}),
@@ -136,7 +139,8 @@ def libraries(room: str) -> list[tuple[str, str]]:
 def test_a_room_imports_only_what_it_may(room):
     if room in UNBOUND:
         return
-    named, libraries_allowed = ROOMS.get(room, (set(), NOUN_LIBRARIES))
+    of_a_noun = NOUN_LIBRARIES | FORMAT_LIBRARIES.get(room, set())
+    named, libraries_allowed = ROOMS.get(room, (set(), of_a_noun))
     strangers = set(ROOMS) | UNBOUND
     broken = [
         f"{place} imports {other}"
@@ -160,6 +164,9 @@ def test_a_room_imports_only_what_it_may(room):
         ("statsmodels", {"statistics"}),
         ("scipy", {"statistics"}),
         ("accelerate", {"models"}),
+        ("openpyxl", {"prompt_workbooks"}),
+        ("datasets", {"prompt_datasets"}),
+        ("pyarrow", {"prompt_datasets", "report"}),
         ("huggingface_hub", {"models"}),
         ("transformers", {"models", "plan"}),
     ],

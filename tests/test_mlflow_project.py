@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 import yaml
 from workbench import ROOT, clean_environment, command, fresh_store, write_prompts
 
+from activation_analysis.command_options import overrides
 from activation_analysis.command_parser import command_parser
 
 PROJECT = yaml.safe_load((ROOT / "MLproject").read_text())
@@ -42,6 +44,16 @@ def test_every_parameter_is_an_option_of_the_command(name):
     for parameter, stated in entry["parameters"].items():
         assert stated.get("default", "") in ("", "math_vs_nonmath")
         assert stated["type"] == "string", parameter
+
+
+def test_options_that_are_not_listed_arrive_too():
+    """An empty default here would stand in the run in place of what the experiment says."""
+    from mlflow.projects._project_spec import load_project
+
+    entry = load_project(str(ROOT)).get_entry_point("main")
+    given = {"experiment": "x.csv", "wide": "a b,c", "columns": "a b=A", "encoding": "cp1252"}
+    args = command_parser().parse_args(shlex.split(entry.compute_command(given, None))[3:])
+    assert overrides(args) == ["columns=a b=A", "wide=a b,c", "encoding=cp1252"]
 
 
 @pytest.fixture(scope="module")

@@ -150,7 +150,8 @@ def test_other_bytes_are_refused_with_line_and_byte(folder, encoding, byte, newl
 def test_utf_16_without_a_mark_is_refused(folder):
     written(folder, "x.csv", as_csv([("a", "x"), ("b", "y")]), "utf-16-le")
     assert problems("x.csv") == [
-        "x.csv:1: holds a NUL byte; save the file as UTF-8 (iconv -f utf-16 -t utf-8 old > new)"
+        "x.csv:1: holds a NUL byte; save the file as UTF-8 (iconv -f utf-16-le -t utf-8 old > "
+        'new), or say encoding = "utf-16-le" (--encoding utf-16-le)'
     ]
 
 
@@ -316,8 +317,10 @@ def test_files_that_are_not_there_or_not_prompts_are_named(folder):
         [
             "promts.csv: no such file (did you mean 'prompts.csv'?)",
             "nowhere/x.csv: no such file: there is no folder 'nowhere'",
-            "notes.md: unknown kind of file '.md'; known: .csv, .tsv, .jsonl, .txt",
-            "empty: this folder holds no .txt file (one for each condition)",
+            "notes.md: unknown kind of file '.md'; known: .csv, .tsv, .jsonl, .txt, .xlsx, "
+            ".parquet",
+            "empty: this folder holds no .txt file (one for each condition), nor folders of them "
+            "(one for each condition, a file for each prompt)",
             "empty.csv: is empty; the first line names the columns condition and prompt",
             "header.csv: holds no prompts",
             "a\\x00.csv: no such file (did you mean 'header.csv'?)",
