@@ -15,10 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from scipy.special import chdtrc, fdtrc, ndtr, stdtr
 
+MOST_REMEMBERED = 2**25  # bytes of a nuisance matrix
 SMALLEST_ERROR = 1e-14  # of a unit-norm column: below it, rounding decides
 NEGLIGIBLE = 1e-10  # relative size of a direction that others span
 
@@ -288,6 +290,33 @@ def residual_directions(
     ValueError
         If the nuisance determines the effect.
     """
+    effect = np.asarray(effect, dtype=np.float64)
+    if nuisance is None:
+        return _residual_directions(effect, None)
+    nuisance = np.asarray(nuisance, dtype=np.float64)
+    if nuisance.nbytes > MOST_REMEMBERED:
+        return _residual_directions(effect, nuisance)
+    others = nuisance.tobytes(), nuisance.shape
+    return _remembered_directions(effect.tobytes(), effect.shape, others)
+
+
+@lru_cache(maxsize=8)  # every layer and site of a contrast asks for the same
+def _remembered_directions(
+    effect: bytes, shape: tuple[int, int], nuisance: tuple[bytes, tuple[int, int]]
+) -> tuple[np.ndarray, np.ndarray]:
+    found = _residual_directions(
+        np.frombuffer(effect).reshape(shape),
+        np.frombuffer(nuisance[0]).reshape(nuisance[1]),
+    )
+    for array in found:
+        array.setflags(write=False)
+    return found
+
+
+def _residual_directions(
+    effect: np.ndarray, nuisance: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """`residual_directions`, not remembered."""
     effect = effect - effect.mean(axis=0)
     space = np.empty((len(effect), 0))
     if nuisance is not None:
