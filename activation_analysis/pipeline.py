@@ -43,6 +43,7 @@ from activation_analysis.study_designs import (
     design_of,
     error_control,
     halves_of,
+    leaves_blocks_alike,
     options_of,
     power_sides,
     side_names,
@@ -254,8 +255,7 @@ def contrast_result(
         threshold_t=permutation.critical if permutation and permutation.is_abs_t else None,
     )
     alike = contrast_balance(experiment.prompts, contrast, {"tokens": activations.n_tokens})
-    # p-values of prompts that are alike within crossed groups bound nothing.
-    bounds = None if design.blocks is not None and not design.means else family
+    bounds = None if leaves_blocks_alike(experiment, design) else family
     labels = side_names(contrast)
     profiles = univariate.layer_profiles(maps, selection=selection, family=bounds)
     return ContrastResult(

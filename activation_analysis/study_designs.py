@@ -218,6 +218,17 @@ def power_sides(contrast: Contrast, design: Design) -> tuple[tuple[str, str], tu
     return (labels[0], labels[1]), (max(2, round(effective[0])), max(2, round(effective[1])))
 
 
+def leaves_blocks_alike(experiment: Experiment, design: Design) -> bool:
+    """Whether prompts of one crossed block are tested as if they were independent.
+
+    Such p-values bound nothing. They are right where blocks are averaged, or are regressors.
+    """
+    if design.blocks is None or design.means:
+        return False
+    column = "group" if "group" in experiment.prompts.table else "item"
+    return column not in options_of(experiment).nuisance
+
+
 def _column(prompts: PromptSet, name: str) -> np.ndarray | None:
     return prompts.table[name].to_numpy() if name in prompts.table else None
 
