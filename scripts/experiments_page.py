@@ -138,9 +138,9 @@ def table(sections: list[Section]) -> str:
             f"| [{one.experiment.name}](#{one.experiment.name}) | {contrast} "
             f"| {sum(int(v) for k, v in params.items() if k.startswith('prompts.n_'))} "
             f"| {test[1] if test else params['analysis.test']} "
-            f"| {found:,.0f} of {n_tested:,} ({found / max(n_tested, 1):.0%}) "
-            f"| {metrics.get('surface_accuracy', float('nan')):.0%} "
-            f"({metrics.get('surface_chance', float('nan')):.0%}) |"
+            f"| {found:,.0f} of {n_tested:,} ({100 * found / max(n_tested, 1):.0f} %) "
+            f"| {100 * metrics.get('surface_accuracy', float('nan')):.0f} % "
+            f"({100 * metrics.get('surface_chance', float('nan')):.0f} %) |"
         )
     return "\n".join(rows)
 

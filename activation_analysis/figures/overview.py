@@ -51,7 +51,7 @@ def _draw_accuracy(ax: Axes, accuracy: float, chance: float) -> None:
     ax.bar(0, accuracy, width=0.6, color=SECOND)
     ax.axhline(chance, color=QUIET, linestyle="--", linewidth=1)
     label = {"ha": "center", "va": "bottom", "fontsize": 8.5, "color": "white"}
-    ax.text(0, 0.02, f"{accuracy:.0%}" if accuracy == accuracy else "", **label)
+    ax.text(0, 0.02, f"{100 * accuracy:.0f} %" if accuracy == accuracy else "", **label)
     ax.set_xlim(-0.5, 0.5)
     ax.set_ylim(0, 1)
     ax.set_xticks([])

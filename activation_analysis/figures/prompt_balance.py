@@ -74,7 +74,7 @@ def _draw_baseline(ax: Axes, checked: ContrastCheck) -> None:
     ax.axhline(baseline.chance, color=QUIET, linestyle="--", linewidth=1)
     ax.text(0.68, baseline.chance, "chance", ha="right", va="bottom", fontsize=8, color=QUIET)
     inside = {"ha": "center", "va": "bottom", "fontsize": 9.5, "color": "white"}
-    ax.text(0, 0.03, f"{baseline.accuracy:.0%}", **inside)
+    ax.text(0, 0.03, f"{100 * baseline.accuracy:.0f} %", **inside)
     ax.set_xlim(-0.35, 0.7)
     ax.set_ylim(0, 1.05)
     ax.set_yticks([0, 0.5, 1], ["0 %", "50 %", "100 %"])

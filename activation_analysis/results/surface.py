@@ -53,8 +53,9 @@ class SurfaceBaseline:
     def sentence(self) -> str:
         """The accuracy and what it means, for a reader."""
         return (
-            f"a bag-of-words decoder tells {_listed(self.classes)} apart with {self.accuracy:.0%} "
-            f"balanced accuracy (chance {self.chance:.0%}): {self.meaning}"
+            f"a bag-of-words decoder tells {_listed(self.classes)} apart with "
+            f"{100 * self.accuracy:.0f} % balanced accuracy (chance {100 * self.chance:.0f} %): "
+            f"{self.meaning}"
         )
 
     def metrics(self) -> dict[str, float]:
