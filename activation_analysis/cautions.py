@@ -37,7 +37,7 @@ def truncation(activations: Activations | RecordingSummary) -> str:
 
 def unread_marks(prompts: PromptSet, position: str) -> str:
     """Prompts that all seem to mark a stretch, at a position that does not read it."""
-    if position == "span" or not all(map(has_marks, prompts.texts)):
+    if position == "span" or not all(map(has_marks, prompts.table["prompt"])):
         return ""  # in some prompts alone, brackets are a matrix or a link
     return (
         f"every prompt holds [[...]], which the model reads as text at position {position!r}; "

@@ -11,7 +11,7 @@ import numpy as np
 from activation_analysis.errors import ModelError
 from activation_analysis.experiment import Experiment
 from activation_analysis.power_arguments import UNITS_OF_DEFAULT_MODEL, records_default_units
-from activation_analysis.prompt_check import check_prompts
+from activation_analysis.prompt_check import Counter, check_prompts
 from activation_analysis.results import PromptCheck
 
 NEEDS_ALL = ("span", "word_final")  # positions that characters decide
@@ -27,10 +27,13 @@ def checked(experiment: Experiment, *, surprisal: bool = False) -> tuple[PromptC
     PromptError
         If the model cannot read a prompt at the experiment's position.
     """
-    measures: dict[str, np.ndarray] = {}
+    measures, counters = {}, {}
     uncounted, context = "", None
     try:
-        measures["tokens"], context = _tokens(experiment)
+        if _is_read_plainly(experiment):
+            counters["tokens"], context = _token_counter(experiment)
+        else:
+            measures["tokens"] = _tokens_read(experiment)
     except ModelError as error:
         if surprisal:
             raise
@@ -38,11 +41,13 @@ def checked(experiment: Experiment, *, surprisal: bool = False) -> tuple[PromptC
     if find_spec("wordfreq"):
         from activation_analysis.word_frequency import word_frequency
 
-        measures["word_frequency"] = word_frequency(experiment.prompts.texts).astype(np.float32)
+        counters["word_frequency"] = word_frequency
     if surprisal:
         measures["surprisal"] = _surprisal(experiment)
     family = UNITS_OF_DEFAULT_MODEL if records_default_units(experiment) else 1
-    found = check_prompts(experiment, measures, context=context, family_size=family)
+    found = check_prompts(
+        experiment, measures, counters=counters, context=context, family_size=family
+    )
     return found, uncounted
 
 
@@ -59,19 +64,27 @@ def save_check(found: PromptCheck, folder: Path) -> list[Path]:
     return files
 
 
-def _tokens(experiment: Experiment) -> tuple[np.ndarray, int | None]:
-    """Tokens of every prompt as the model would read it, and how many it can read."""
+def _is_read_plainly(experiment: Experiment) -> bool:
+    """Whether the model reads each prompt's text and nothing else, to its end."""
     options = experiment.recording
     special = options.chat or options.control_tokens or options.truncate or options.skip_first
-    if special or options.position in NEEDS_ALL:
-        from activation_analysis.pipeline import read_tokens
+    return not special and options.position not in NEEDS_ALL
 
-        return read_tokens(experiment).tokens.n_tokens, None
+
+def _token_counter(experiment: Experiment) -> tuple[Counter, int | None]:
+    """What counts tokens for the experiment's model, and how many the model can read."""
     from activation_analysis.models.loading import resolve
-    from activation_analysis.models.token_counts import count_tokens, longest_context
+    from activation_analysis.models.token_counts import longest_context, token_counter
 
     source = resolve(experiment.model.id, revision=experiment.model.revision or None)
-    return count_tokens(source, experiment.prompts.texts), longest_context(source)
+    return token_counter(source), longest_context(source)
+
+
+def _tokens_read(experiment: Experiment) -> np.ndarray:
+    """Tokens of every prompt as the model would read it at the experiment's position."""
+    from activation_analysis.pipeline import read_tokens
+
+    return read_tokens(experiment).tokens.n_tokens
 
 
 def _surprisal(experiment: Experiment) -> np.ndarray:

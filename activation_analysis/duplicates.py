@@ -20,8 +20,10 @@ def first_alike(*columns: Sequence[str]) -> np.ndarray:
     for column in columns:
         digest *= MIX
         digest += np.fromiter(map(hash, column), dtype=np.int64, count=n_rows)
-    order = np.argsort(digest, kind="stable")
     first = np.arange(n_rows)
+    if len(np.unique(digest)) == n_rows:
+        return first
+    order = np.argsort(digest, kind="stable")
     alike = np.concatenate([[False], np.diff(digest[order]) == 0, [False]])
     starts = np.flatnonzero(~alike[:-1] & alike[1:])
     ends = np.flatnonzero(alike[:-1] & ~alike[1:])

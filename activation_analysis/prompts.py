@@ -64,6 +64,12 @@ class PromptSet:
     def texts(self) -> tuple[str, ...]:
         return tuple(self.table["prompt"])
 
+    def chunks(self, size: int) -> Iterator[list[str]]:
+        """The prompts in their order, so many at a time."""
+        column = self.table["prompt"]
+        for start in range(0, len(column), size):
+            yield column.iloc[start : start + size].tolist()
+
     @property
     def conditions(self) -> tuple[str, ...]:
         """In the order in which they first appear."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-CHUNK = 10_000  # texts at a time
+CHUNK = 10_000  # texts that are joined at a time
 WORD = re.compile(r"\w+(?:['’]\w+)*")
 
 SPACE, DIGIT, CAPITAL, MARK, UNKNOWN = 1, 2, 4, 8, 128

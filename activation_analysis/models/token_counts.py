@@ -12,27 +12,32 @@ from activation_analysis.models.gguf_cache import cache_folder
 from activation_analysis.models.loading import ModelSource
 
 CHUNK = 1024  # prompts at a time: their tokens are counted, not kept
-Counter = Callable[[list[str]], list[int]]
+Counter = Callable[[Sequence[str]], np.ndarray]
+Lengths = Callable[[list[str]], list[int]]
 
 
-def count_tokens(source: ModelSource, texts: Sequence[str]) -> np.ndarray:
-    """Tokens of every text, with the special ones that the tokenizer adds, (n_texts,) int64.
+def token_counter(source: ModelSource) -> Counter:
+    """What counts the tokens of texts, with the special ones that the tokenizer adds.
 
-    Strings such as ``<|im_end|>`` inside a text are text. A model folder that this package wrote
-    itself (an embedded alias, a GGUF file) has its whole tokenizer in one file, which is read
-    without transformers and torch; a million prompts take about 150 MB and 20 seconds.
+    Texts in, (n_texts,) int64 out. Strings such as ``<|im_end|>`` inside a text are text. A model
+    folder that this package wrote itself (an embedded alias, a GGUF file) has its whole tokenizer
+    in one file, which is read without transformers and torch, in 45 MB.
 
     Raises
     ------
     ModelError
         If the tokenizer cannot be read.
     """
-    count = _light(source) or _full(source)
-    counts = np.empty(len(texts), dtype=np.int64)
-    for start in range(0, len(texts), CHUNK):
-        part = list(texts[start : start + CHUNK])
-        counts[start : start + len(part)] = count(part)
-    return counts
+    lengths = _light(source) or _full(source)
+
+    def count(texts: Sequence[str]) -> np.ndarray:
+        counts = np.empty(len(texts), dtype=np.int64)
+        for start in range(0, len(texts), CHUNK):
+            part = list(texts[start : start + CHUNK])
+            counts[start : start + len(part)] = lengths(part)
+        return counts
+
+    return count
 
 
 def longest_context(source: ModelSource) -> int | None:
@@ -48,11 +53,9 @@ def longest_context(source: ModelSource) -> int | None:
     return None
 
 
-def _light(source: ModelSource) -> Counter | None:
+def _light(source: ModelSource) -> Lengths | None:
     folder = Path(source.location)
-    if folder.parent != (cache_folder() / "gguf").resolve() and folder.parent != (
-        cache_folder() / "gguf"
-    ):
+    if folder.parent.resolve() != (cache_folder() / "gguf").resolve():
         return None
     from tokenizers import Tokenizer
 
@@ -63,7 +66,7 @@ def _light(source: ModelSource) -> Counter | None:
     return lambda part: [len(encoding) for encoding in tokenizer.encode_batch_fast(part)]
 
 
-def _full(source: ModelSource) -> Counter:
+def _full(source: ModelSource) -> Lengths:
     from activation_analysis.models.loading import load_tokenizer
 
     tokenizer = load_tokenizer(source)
