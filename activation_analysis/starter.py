@@ -140,7 +140,9 @@ def _demonstration(paired: bool) -> Rows:
 def _placeholders(conditions: Sequence[str], paired: bool) -> Rows:
     text = starter_texts.PLACEHOLDER
     numbers = range(1, starter_texts.N_PLACEHOLDERS + 1)
-    rows = [(c, text.format(number=k, condition=c), f"item{k}") for k in numbers for c in conditions]
+    rows = [
+        (c, text.format(number=k, condition=c), f"item{k}") for k in numbers for c in conditions
+    ]
     return rows if paired else sorted(rows, key=lambda row: conditions.index(row[0]))
 
 

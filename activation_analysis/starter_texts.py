@@ -68,8 +68,8 @@ position = "last"
 # upload_mb = 1000
 
 [univariate]
-# The test of every unit. auto is $test. Others: mannwhitney (ranks: heavy tails), glm_t (with
-# nuisance columns), f (any of several conditions).
+# The test of every unit. auto is $test.
+# Others: mannwhitney (ranks, for heavy tails), glm_t (with nuisance), f (for "a | b | c").
 test = "auto"
 # The error control over all units at once: fdr_bh bounds the share of false discoveries; max_t,
 # holm and bonferroni the chance of a single one (max_t by permutation, the most powerful).
@@ -148,8 +148,8 @@ kinds of text are not in it?*
 """
 
 STARTER_WARNING = """\
-**The $n_prompts prompts are a demonstration**: enough to see everything work, too few to find
-anything with (`check` says so). Write your own, 30 or more a condition."""
+**The $n_prompts prompts are a demonstration**: enough to see everything work, too few to conclude
+anything from (`check` says so). Write your own, 30 or more a condition."""
 
 PLACEHOLDER_WARNING = """\
 **The $n_prompts prompts are placeholders**: the file runs, and its result means nothing. Replace
@@ -175,23 +175,23 @@ QUESTION = "Which units respond more to morning than to evening?"
 MORNING_EVENING = {
     "morning": (
         "The kettle was on before the sun had cleared the roof, and",
-        "Sleepy commuters yawned on the platform as the first train came in.",
-        "She ate her porridge standing up, because lessons began at",
-        "Dew still lay on the grass when the postman opened our",
-        "He shaved, knotted his tie and read yesterday's letters on the way to",
+        "Sleepy passengers yawned on the platform as the first train came in.",
+        "She ate her breakfast standing up, because lessons began at",
+        "Snow still lay on the grass when the postman opened our",
+        "He shaved, put on his tie and read the early news on the way to",
         "Our baker had just put out his first loaves, still warm from the",
-        "Why does the cockerel wake us so long before the alarm?",
+        "Why does the cock wake us so long before the alarm?",
         "Draw the curtains, make some toast, and then wake the",
     ),
     "evening": (
         "The street lamps came on one by one along the canal, and",
-        "Tired shoppers dozed on the bus as it left for the last time.",
-        "We had our supper on trays, because the play began at",
-        "Bats were already about when the caretaker locked our",
-        "Anna hung up her coat and told us the day's gossip on the way to",
-        "A second audience came out into the dark, still warm from the",
-        "Who heard the owl that calls so soon after the sunset?",
-        "Close the shutters, bank the fire, and then bathe the",
+        "Tired shoppers dozed in the back of the bus until it stopped.",
+        "We had our supper standing up, because the concert began at",
+        "Bats were already circling when the caretaker locked our",
+        "She hung up her coat and told us the gossip of the week on the way to",
+        "A second audience poured out into the dark, still warm from the",
+        "Who heard the owl that calls so soon after sunset?",
+        "Close the shutters, bank up the fire, and then bathe the",
     ),
 }
 

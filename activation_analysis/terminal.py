@@ -240,12 +240,8 @@ def show_next_steps(experiment: str) -> None:
     """What to do with a new experiment: the commands, as a shell takes them."""
     out, named = console(), shlex.quote(experiment)
     _say(out, "\nnext: write your prompts into prompts.csv, then")
-    for command, why in (
-        (f"check {named}", "what would make its result mean less"),
-        (f"run {named}", "record, test, draw, track"),
-        ("ui", "look at the runs in MLflow"),
-    ):
-        _say(out, f"  activation-analysis {command}  # {why}")
+    for command in (f"check {named}", f"run {named}", "ui"):
+        _say(out, f"  activation-analysis {command}")
 
 
 def show_ui(link: str, *, started: bool) -> None:
