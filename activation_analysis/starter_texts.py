@@ -110,8 +110,11 @@ $warning
 
 ## Design
 
-Conditions: $conditions. Contrasts: $contrasts_plain. A positive effect is a stronger response to
-the first condition. Activations are read at the last token of each prompt.
+Conditions: $conditions.
+Contrasts: $contrasts_plain.
+
+A positive effect is a stronger response to the first condition of a contrast. Activations are read
+at the last token of each prompt.
 
 $design
 
