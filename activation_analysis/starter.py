@@ -14,7 +14,7 @@ from activation_analysis.errors import ExperimentError
 from activation_analysis.experiment import FILE_NAME
 from activation_analysis.experiment_file import toml_key, toml_value
 from activation_analysis.names import safe_name
-from activation_analysis.prompt_files import READERS
+from activation_analysis.prompt_files import are_prompts
 from activation_analysis.text_files import shown
 
 Rows = list[tuple[str, str, str]]  # condition, prompt, item ("" where prompts are not matched)
@@ -41,16 +41,16 @@ def starter_files(
     Raises
     ------
     ExperimentError
-        If the name is unsafe or a prompt file's, or the conditions are fewer than two, there
+        If the name is unsafe or that of prompts, or the conditions are fewer than two, there
         twice, or unusable as labels.
     ContrastError
         If two conditions are too alike for their contrasts to have different names.
     """
     safe_name(name)
-    if Path(name).suffix.lower() in READERS:
+    if are_prompts(Path(name)):
         raise ExperimentError(
-            f"{name!r} is called like a prompt file, and `run` would read it as one; leave out "
-            f"{Path(name).suffix!r}"
+            f"`run {name}` would read {name!r} as prompts, not as the name of this experiment; "
+            f"choose another one"
         )
     if conditions:
         _check_conditions(conditions)

@@ -13,8 +13,15 @@ EXPERIMENT = """\
 # One sentence, ending in a question mark; it stands over the result.
 question = $question
 
-# The prompt file beside this one; several are a list: ["a.csv", "b.csv"].
+# The prompt file beside this one; several are a list: ["a.csv", "b.csv"]. Also .tsv, .jsonl, .xlsx,
+# .parquet, or one .txt a condition.
 prompts = "prompts.csv"
+# What its columns are called, where they have other names: ["prompt=text", "condition=label"].
+# columns = []
+# Columns that are conditions, where each row is an item: ["formal", "informal"].
+# wide = []
+# Where the file is not UTF-8: "cp1252", "utf-16".
+# encoding = ""
 
 # Seed of everything random: splits, permutations, null repetitions. Change it to see that
 # nothing hangs on it.

@@ -118,7 +118,9 @@ def test_names_that_are_safe_are_taken_as_they_are(workspace, capsys, name):
         (["a/b"], "cannot be the name of an experiment"),
         ([""], "cannot be the name of an experiment"),
         (["nul"], "cannot be the name of an experiment"),
-        (["prompts.csv"], r"'prompts\.csv' is called like a prompt file"),
+        (["prompts.csv"], r"`run prompts\.csv` would read 'prompts\.csv' as prompts"),
+        (["old.xls"], r"`run old\.xls` would read"),
+        (["texts"], r"`run texts` would read 'texts' as prompts"),
         (["x", "--conditions", "a"], "has only 'a'; a contrast needs two or more"),
         (["x", "--conditions", ""], "has only ''; a contrast needs two"),
         (["x", "--conditions", "a,b,a"], "has 'a' twice"),
@@ -137,6 +139,8 @@ def test_a_mistake_is_one_clear_message_and_writes_nothing(workspace, capsys, ar
     (workspace / "experiments" / "there" / "notes.txt").write_text("mine")
     (workspace / "experiments" / "link").symlink_to("nowhere")
     (workspace / "file").write_text("")
+    (workspace / "texts").mkdir()
+    (workspace / "texts" / "calm.txt").write_text("")
     before = sorted(workspace.rglob("*"))
     assert cli.main(["new", *arguments]) == 2
     answer = capsys.readouterr()
