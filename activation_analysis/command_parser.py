@@ -35,6 +35,7 @@ def command_parser() -> argparse.ArgumentParser:
         "where, how strongly and how surely? Tracked in MLflow.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_new(commands)
     _add_run(commands)
     _add_analyze(commands)
     _add_calibrate(commands)
@@ -45,6 +46,32 @@ def command_parser() -> argparse.ArgumentParser:
     _add_list(commands)
     _add_ui(commands)
     return parser
+
+
+def _add_new(commands: argparse._SubParsersAction) -> None:
+    new = commands.add_parser(
+        "new",
+        help="write the folder of a new experiment, with comments",
+        description="Write a folder with an experiment.toml that explains every option, a "
+        "prompts.csv and a README.md. It runs as it stands; nothing is ever overwritten.",
+        epilog="examples:\n"
+        "  activation-analysis new first_try\n"
+        "  activation-analysis new questions --conditions question,statement --paired",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    new.add_argument("name", metavar="NAME", help="the experiment's, and its folder's")
+    new.add_argument(
+        "--conditions",
+        metavar="A,B[,C]",
+        help="write placeholders for these, to be replaced (default: a small real set, mornings "
+        "and evenings)",
+    )
+    new.add_argument(
+        "--paired", action="store_true", help="prompts are matched across conditions (items)"
+    )
+    new.add_argument(
+        "--folder", default="experiments", metavar="FOLDER", help="where (default: experiments)"
+    )
 
 
 def _add_run(commands: argparse._SubParsersAction) -> None:

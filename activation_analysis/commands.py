@@ -29,6 +29,7 @@ from activation_analysis.experiment_file import override
 from activation_analysis.options import READING, Settings
 from activation_analysis.progress import stage
 from activation_analysis.prompt_files import are_prompts
+from activation_analysis.starter import starter_files, write_files
 from activation_analysis.workspace import experiment_roots
 
 if TYPE_CHECKING:
@@ -36,6 +37,19 @@ if TYPE_CHECKING:
     from activation_analysis.prompts import PromptSet
 
 RECORDED = ("model", "recording", "prompts", *READING)  # what a capture has settled
+
+
+def new_command(args: argparse.Namespace) -> int:
+    """The folder of a new experiment, and what to do with it."""
+    asked = args.conditions
+    conditions = () if asked is None else tuple(c.strip() for c in asked.split(","))
+    folder = Path(args.folder) / args.name
+    files = starter_files(args.name, conditions, paired=args.paired)
+    terminal.show_files(write_files(files, folder))
+    found = list_experiments(experiment_roots()).get(args.name)
+    by_name = found is not None and found.resolve() == folder.resolve()
+    terminal.show_next_steps(args.name if by_name else str(folder))
+    return 0
 
 
 def run_command(args: argparse.Namespace) -> int:

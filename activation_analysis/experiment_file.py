@@ -92,12 +92,12 @@ def leaves(settings: Settings) -> dict[str, str | int | float]:
 
 def to_toml(settings: Settings) -> str:
     """The settings as an experiment file that reads back equal."""
-    lines = [f"{k} = {_toml(getattr(settings, k))}" for k in kinds(Settings)]
+    lines = [f"{k} = {toml_value(getattr(settings, k))}" for k in kinds(Settings)]
     lines += ["", "[contrasts]"]
-    lines += [f"{_toml_key(name)} = {_toml(text)}" for name, text in settings.contrasts.items()]
+    lines += [f"{toml_key(name)} = {toml_value(text)}" for name, text in settings.contrasts.items()]
     for name, table in _present(settings).items():
         lines += ["", f"[{name}]"]
-        lines += [f"{k} = {_toml(getattr(table, k))}" for k in kinds(type(table))]
+        lines += [f"{k} = {toml_value(getattr(table, k))}" for k in kinds(type(table))]
     return "\n".join(lines) + "\n"
 
 
@@ -223,16 +223,16 @@ def _present(settings: Settings) -> dict[str, Any]:
     return {n: getattr(settings, n) for n in TABLES if getattr(settings, n) is not None}
 
 
-def _toml(value: object) -> str:
+def toml_value(value: object) -> str:
     if isinstance(value, str):
         # JSON's escapes are TOML's, but for DEL, which TOML wants escaped too.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, tuple):
-        return f"[{', '.join(map(_toml, value))}]"
+        return f"[{', '.join(map(toml_value, value))}]"
     return repr(value)
 
 
-def _toml_key(key: str) -> str:
-    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _toml(key)
+def toml_key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else toml_value(key)

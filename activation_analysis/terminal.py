@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -233,6 +234,14 @@ def show_files(files: Sequence[Path]) -> None:
     """Where something was written."""
     for file in files:
         _say(console(), f"wrote {file}")
+
+
+def show_next_steps(experiment: str) -> None:
+    """What to do with a new experiment: the commands, as a shell takes them."""
+    out, named = console(), shlex.quote(experiment)
+    _say(out, "\nnext: write your prompts into prompts.csv, then")
+    for command in (f"check {named}", f"run {named}", "ui"):
+        _say(out, f"  activation-analysis {command}")
 
 
 def show_ui(link: str, *, started: bool) -> None:

@@ -227,7 +227,7 @@ def test_a_dead_tracking_server_is_no_traceback(workspace, monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     "name",
-    ["", "run", "analyze", "calibrate", "check", "plan", "power", "tokens", "list", "ui"],
+    ["", "new", "run", "analyze", "calibrate", "check", "plan", "power", "tokens", "list", "ui"],
 )
 def test_help_loads_nothing_heavy(name, tmp_path):
     code = (
