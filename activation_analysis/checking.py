@@ -11,7 +11,7 @@ import numpy as np
 from activation_analysis.errors import ModelError
 from activation_analysis.experiment import Experiment
 from activation_analysis.power_arguments import UNITS_OF_DEFAULT_MODEL, records_default_units
-from activation_analysis.prompt_check import Counter, check_prompts
+from activation_analysis.prompt_check import Counter, check_prompts, counted
 from activation_analysis.results import PromptCheck
 
 NEEDS_ALL = ("span", "word_final")  # positions that characters decide
@@ -45,9 +45,9 @@ def checked(experiment: Experiment, *, surprisal: bool = False) -> tuple[PromptC
     if surprisal:
         measures["surprisal"] = _surprisal(experiment)
     family = UNITS_OF_DEFAULT_MODEL if records_default_units(experiment) else 1
-    found = check_prompts(
-        experiment, measures, counters=counters, context=context, family_size=family
-    )
+    measures |= counted(experiment.prompts, counters)
+    counters.clear()  # a tokenizer of 45 MB among them
+    found = check_prompts(experiment, measures, context=context, family_size=family)
     return found, uncounted
 
 

@@ -16,12 +16,13 @@ def first_alike(*columns: Sequence[str]) -> np.ndarray:
     one hash compared: 16 bytes a row, where a dictionary of a million texts takes 130.
     """
     n_rows = len(columns[0])
-    digest = np.zeros(n_rows, dtype=np.int64)
-    for column in columns:
+    digest = np.fromiter(map(hash, columns[0]), dtype=np.int64, count=n_rows)
+    for column in columns[1:]:
         digest *= MIX
         digest += np.fromiter(map(hash, column), dtype=np.int64, count=n_rows)
-    first = np.arange(n_rows)
-    if len(np.unique(digest)) == n_rows:
+    first = np.arange(n_rows, dtype=np.int32)
+    ascending = np.sort(digest)
+    if not np.any(ascending[1:] == ascending[:-1]):
         return first
     order = np.argsort(digest, kind="stable")
     alike = np.concatenate([[False], np.diff(digest[order]) == 0, [False]])

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -38,7 +37,7 @@ from activation_analysis.templates import ALONE, Templates, find_templates
 from activation_analysis.text_measures import SURFACE
 
 Counter = Callable[[Sequence[str]], np.ndarray]
-MOST_COMPARED = 5_000  # prompts that are searched for templates and near-duplicates
+MOST_COMPARED = 3_000  # prompts that are searched for templates and near-duplicates
 FEWEST_FILLINGS = 3  # of a template; two prompts alike are near-duplicates
 AT_ONCE = 5_000  # prompts whose texts are counted in one go
 QUOTED = 3  # examples in one sentence
@@ -48,7 +47,6 @@ def check_prompts(
     experiment: Experiment,
     measures: Mapping[str, np.ndarray],
     *,
-    counters: Mapping[str, Counter] = MappingProxyType({}),
     context: int | None = None,
     family_size: int = 1,
 ) -> PromptCheck:
@@ -57,9 +55,8 @@ def check_prompts(
     Parameters
     ----------
     experiment : its prompts may hold duplicates (``read_prompts(duplicates="keep")``)
-    measures : what was counted elsewhere, name -> (n_prompts,), such as ``surprisal``
-    counters : how to count more, name -> (texts -> (n_texts,)): ``tokens``, ``word_frequency``;
-        what `text_measures` counts always comes on top
+    measures : what was counted elsewhere, name -> (n_prompts,): ``tokens``, ``word_frequency``,
+        ``surprisal``; what `text_measures` counts always comes on top
     context : most tokens that the model reads
     family_size : units that a run would test, for its power; 1 where unknown
 
@@ -68,7 +65,7 @@ def check_prompts(
     PromptCheck
     """
     prompts = experiment.prompts
-    measures = _counted(prompts, dict(SURFACE) | dict(counters)) | dict(measures)
+    measures = counted(prompts, SURFACE) | dict(measures)
     first = first_alike(
         *(prompts.table[c] for c in ("prompt", *SPAN_COLUMNS) if c in prompts.table)
     )
@@ -93,8 +90,8 @@ def check_prompts(
     return PromptCheck(experiment.name, prompts.counts, tuple(checks), unique, len(compared))
 
 
-def _counted(prompts: PromptSet, counters: Mapping[str, Counter]) -> dict[str, np.ndarray]:
-    """Every count of every prompt; in single precision, which is exact to 16 million."""
+def counted(prompts: PromptSet, counters: Mapping[str, Counter]) -> dict[str, np.ndarray]:
+    """Every count of every prompt, (n_prompts,) float32, which is exact to 16 million."""
     counts = {name: np.empty(len(prompts), dtype=np.float32) for name in counters}
     start = 0
     for texts in prompts.chunks(AT_ONCE):
