@@ -42,7 +42,7 @@ def balance(
     -------
     DataFrame
         One row a covariate: covariate, mean_first, sd_first, mean_second, sd_second, smd,
-        flagged (abs(smd) > 0.1; 0.25 for what `text_measures` counts beside lengths).
+        limit (see `largest_smd`), flagged (abs(smd) > limit).
 
     Raises
     ------
@@ -88,7 +88,7 @@ def balance_label(row: Any) -> str:
 
 
 def _row(name: str, a: np.ndarray, b: np.ndarray) -> dict[str, object]:
-    smd = standardised_mean_difference(a, b)
+    smd, limit = standardised_mean_difference(a, b), largest_smd(name, len(a), len(b))
     return {
         "covariate": name,
         "mean_first": float(a.mean()),
@@ -96,19 +96,25 @@ def _row(name: str, a: np.ndarray, b: np.ndarray) -> dict[str, object]:
         "mean_second": float(b.mean()),
         "sd_second": float(b.std(ddof=1)),
         "smd": smd,
-        "flagged": bool(abs(smd) > largest_smd(name)),
+        "limit": limit,
+        "flagged": bool(abs(smd) > limit),
     }
 
 
-def largest_smd(covariate: str) -> float:
+def largest_smd(covariate: str, n_first: int, n_second: int) -> float:
     """From where on a standardised mean difference is worth mending.
+
+    0.1 for lengths and for any covariate of one's own. For marks, digits, capitals and the like
+    0.25, or what chance alone exceeds in one of twenty sets of that size, if that is more: in
+    twenty prompts a side, nobody can balance commas.
 
     References
     ----------
-    Stuart (2010), Statistical Science 25:1-21, for 0.25; Austin (2009) for 0.1.
+    Austin (2009) for 0.1; Stuart (2010), Statistical Science 25:1-21, for 0.25.
     """
-    surface = covariate in MEASURES and covariate not in LENGTHS
-    return LARGEST_SURFACE_SMD if surface else LARGEST_BALANCED_SMD
+    if covariate in LENGTHS or covariate not in MEASURES:
+        return LARGEST_BALANCED_SMD
+    return max(LARGEST_SURFACE_SMD, 1.96 * np.sqrt(1 / n_first + 1 / n_second))
 
 
 def standardised_mean_difference(a: np.ndarray, b: np.ndarray) -> float:

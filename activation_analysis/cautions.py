@@ -20,6 +20,7 @@ from activation_analysis.templates import Templates
 MASSIVE_SHARE = 0.5  # of a layer's variance, in three units
 N_TRUNCATED = "n_truncated"  # the detail of a capture that counts prompts cut at the context
 NOTEWORTHY = 1.3  # times alpha, from where on a test is said to be off
+OFF_BY_LITTLE = "a test that takes them for independent is off by little"
 LONGEST_QUOTE = 60  # characters of a template or a filling
 
 
@@ -88,6 +89,8 @@ def dependence(
     are exchanged only as the groups allow. ``adjusted`` are the covariates that the test takes out.
     """
     if prompts.blocks is None or (test in PAIRED_TESTS and not n_groups):
+        return ""
+    if len(set(prompts.blocks)) in (1, len(prompts)):  # nothing is more alike than the rest
         return ""
     column = "group" if "group" in prompts.table else "item"
     if column in adjusted:
@@ -184,7 +187,7 @@ def templated(
             f"{look}; they hold both conditions, so a test that takes them for independent misses "
             f"effects: declare them in a column 'item' and use test 'paired', or in 'group'"
         )
-    return f"{look}; a test that takes them for independent is off by little"
+    return f"{look}; {OFF_BY_LITTLE}"
 
 
 def _many(n: int, what: str) -> str:

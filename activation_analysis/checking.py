@@ -14,6 +14,7 @@ from activation_analysis.power_arguments import UNITS_OF_DEFAULT_MODEL, records_
 from activation_analysis.prompt_check import Counter, check_prompts, counted
 from activation_analysis.results import PromptCheck
 
+LEAST_ENGLISH = 1.0  # mean Zipf frequency; text of another language or of code has less
 NEEDS_ALL = ("span", "word_final")  # positions that characters decide
 
 
@@ -46,6 +47,8 @@ def checked(experiment: Experiment, *, surprisal: bool = False) -> tuple[PromptC
         measures["surprisal"] = _surprisal(experiment)
     family = UNITS_OF_DEFAULT_MODEL if records_default_units(experiment) else 1
     measures |= counted(experiment.prompts, counters)
+    if np.mean(measures.get("word_frequency", 1.0)) < LEAST_ENGLISH:
+        del measures["word_frequency"]
     counters.clear()  # a tokenizer of 45 MB among them
     found = check_prompts(experiment, measures, context=context, family_size=family)
     return found, uncounted

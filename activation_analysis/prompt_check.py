@@ -17,10 +17,10 @@ from activation_analysis import cautions
 from activation_analysis.analyses.design_power import power_of, small_sample_warning
 from activation_analysis.analyses.designs import Design
 from activation_analysis.analyses.templating import templating
-from activation_analysis.balance import balance_label, contrast_balance, largest_smd
+from activation_analysis.balance import balance_label, contrast_balance
 from activation_analysis.contrasts import Contrast
 from activation_analysis.duplicates import first_alike
-from activation_analysis.errors import ExperimentError
+from activation_analysis.errors import ExperimentError, PromptError
 from activation_analysis.experiment import Experiment
 from activation_analysis.prompts import PromptSet
 from activation_analysis.results import (
@@ -69,7 +69,8 @@ def check_prompts(
     first = first_alike(
         *(prompts.table[c] for c in ("prompt", *SPAN_COLUMNS) if c in prompts.table)
     )
-    compared = _sample(prompts, np.flatnonzero(first == np.arange(len(prompts))))
+    distinct = np.flatnonzero(first == np.arange(len(prompts)))
+    compared = prompts.take(_sample(prompts, distinct))
     found = find_templates(compared)
     findings = [
         *_duplicates(prompts, first),
@@ -80,14 +81,15 @@ def check_prompts(
     checks = []
     for contrast in experiment.contrasts:
         checked, more = _check_contrast(experiment, contrast, measures, family_size)
-        findings += [
-            *more,
-            *_templates(compared, contrast, _larger(found), experiment, checked),
-        ]
+        notes, templates = _templates(compared, contrast, _larger(found), experiment, checked)
+        findings += [*more, *templates]
         baseline = contrast_baseline(compared, contrast, seed=experiment.seed)
-        checks.append(replace(checked, baseline=baseline))
+        checks.append(replace(checked, baseline=baseline, notes=(*checked.notes, *notes)))
     unique = tuple(dict.fromkeys(findings))  # what concerns all contrasts is said once
-    return PromptCheck(experiment.name, prompts.counts, tuple(checks), unique, len(compared))
+    sampled = len(compared) < len(distinct)
+    return PromptCheck(
+        experiment.name, prompts.counts, tuple(checks), unique, len(compared), sampled
+    )
 
 
 def counted(prompts: PromptSet, counters: Mapping[str, Counter]) -> dict[str, np.ndarray]:
@@ -126,7 +128,7 @@ def _check_contrast(
     try:
         check_answerable(experiment)
         design = design_of(experiment, contrast, measures.get("tokens", np.ones(len(prompts))))
-        kind, logarithm = design.relabellings
+        kind, logarithm, distinct = design.relabellings
     except (ExperimentError, ValueError) as error:
         return alone, [*findings, Finding("design", str(error))]
     labels, sizes = power_sides(contrast, design)
@@ -136,7 +138,7 @@ def _check_contrast(
     counted = "groups" if design.means else "items" if design.is_paired else "prompts"
     few = small_sample_warning(labels, power, counted)
     findings += _said("few_prompts", f"{contrast}: {few}" if few else "")
-    findings += _unreachable(contrast, logarithm, options.alpha)
+    findings += _unreachable(contrast, distinct, options.alpha)
     pooled = cautions.unequal_pooling(prompts, contrast, design.test)
     findings += _said("pooling", f"{contrast}: {pooled}" if pooled else "")
     notes, more = _dependence(experiment, design)
@@ -154,11 +156,20 @@ def _said(kind: str, message: str) -> list[Finding]:
     return [Finding(kind, message)] if message else []
 
 
-def _sample(prompts: PromptSet, rows: np.ndarray) -> PromptSet:
-    """Those prompts, or as many of them as can be compared with each other, always the same."""
-    if len(rows) > MOST_COMPARED:
-        rows = np.sort(np.random.default_rng(0).choice(rows, MOST_COMPARED, replace=False))
-    return prompts.take(rows)
+def _sample(prompts: PromptSet, distinct: np.ndarray) -> np.ndarray:
+    """Rows that are compared with each other: all, or some of every condition, always the same.
+
+    Copies are left out, unless that would leave a condition without prompts.
+    """
+    condition = prompts.table["condition"].to_numpy()
+    rng, quota = np.random.default_rng(0), MOST_COMPARED // len(prompts.conditions)
+    kept = []
+    for name in prompts.conditions:
+        rows = distinct[condition[distinct] == name]
+        rows = rows if len(rows) else np.flatnonzero(condition == name)
+        many = len(distinct) > MOST_COMPARED and len(rows) > quota
+        kept.append(rng.choice(rows, quota, replace=False) if many else rows)
+    return np.sort(np.concatenate(kept))
 
 
 def _duplicates(prompts: PromptSet, first: np.ndarray) -> list[Finding]:
@@ -182,6 +193,7 @@ def _duplicates(prompts: PromptSet, first: np.ndarray) -> list[Finding]:
 def _near_duplicates(prompts: PromptSet, found: Templates) -> list[Finding]:
     """Two prompts of nearly the same words that no item and no group declares."""
     pairs = [np.flatnonzero(found.label == k) for k in np.flatnonzero(found.size == 2)]
+    pairs = [(a, b) for a, b in pairs if prompts.texts[a] != prompts.texts[b]]
     if not pairs:
         return []
     condition = prompts.table["condition"].to_numpy()
@@ -216,13 +228,20 @@ def _templates(
     found: Templates,
     experiment: Experiment,
     checked: ContrastCheck,
-) -> list[Finding]:
+) -> tuple[tuple[str, ...], list[Finding]]:
+    """Templates that no column declares: a note where a test minds them little."""
     if not len(found):
-        return []
-    said = templating(
-        prompts, contrast, test=checked.test, alpha=experiment.analysis.alpha, found=found
-    )
-    return _said("templates", f"{contrast}: {said}" if said else "")
+        return (), []
+    alpha = experiment.analysis.alpha
+    try:
+        said = templating(prompts, contrast, test=checked.test, alpha=alpha, found=found)
+    except PromptError:  # a sample, or a set with copies, tears pairs apart
+        said = templating(prompts, contrast, alpha=alpha, found=found)
+    if not said:
+        return (), []
+    if said.endswith(cautions.OFF_BY_LITTLE):
+        return (said,), []
+    return (), [Finding("templates", f"{contrast}: {said}")]
 
 
 def _too_long(
@@ -246,7 +265,7 @@ def _imbalance(contrast: Contrast, balance: pd.DataFrame, excused: frozenset[str
     if off.empty:
         return []
     named = ", ".join(
-        f"{balance_label(row)} ({row.smd:+.2f}, at most {largest_smd(row.covariate)})"
+        f"{balance_label(row)} ({row.smd:+.2f}, at most {row.limit:.2g})"
         for row in off.itertuples()
     )
     return [
@@ -259,15 +278,15 @@ def _imbalance(contrast: Contrast, balance: pd.DataFrame, excused: frozenset[str
     ]
 
 
-def _unreachable(contrast: Contrast, log10_relabellings: float, alpha: float) -> list[Finding]:
-    if log10_relabellings >= -np.log10(alpha):
+def _unreachable(contrast: Contrast, log10_distinct: float, alpha: float) -> list[Finding]:
+    if log10_distinct >= -np.log10(alpha) - 1e-9:
         return []
-    n = round(10**log10_relabellings)
+    n = round(10**log10_distinct)
     return [
         Finding(
             "relabellings",
-            f"{contrast}: {n} relabellings allow no permutation p below {1 / n:.2g}: nothing can "
-            f"be significant at {alpha:g} under max_t; write more prompts or groups",
+            f"{contrast}: {n} different relabellings allow no permutation p below {1 / n:.2g}: "
+            f"nothing can be significant at {alpha:g} under max_t; write more prompts or groups",
         )
     ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.table import Table
 from rich.text import Text
 
-from activation_analysis.balance import balance_label, largest_smd
+from activation_analysis.balance import balance_label
 from activation_analysis.experiment import Experiment
 from activation_analysis.results import ContrastCheck, PromptCheck
 from activation_analysis.terminal import console, shown
@@ -32,7 +32,7 @@ def show_check(checked: PromptCheck, experiment: Experiment, uncounted: str = ""
     for contrast in checked.contrasts:
         _show_contrast(contrast)
     out.print()
-    if checked.n_compared < len(prompts):
+    if checked.sampled:
         _say(
             f"templates and near-duplicates were looked for among {checked.n_compared:,} prompts "
             f"drawn at random, copies among all",
@@ -82,7 +82,7 @@ def _balance_table(checked: ContrastCheck) -> Table:
             f"{row.mean_first:.2f} ± {row.sd_first:.2f}",
             f"{row.mean_second:.2f} ± {row.sd_second:.2f}",
             Text(f"{row.smd:+.3f}{mark}", "yellow" if mark == " !" else ""),
-            f"{largest_smd(row.covariate)}",
+            f"{row.limit:.2g}",
         )
     return table
 

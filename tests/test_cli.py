@@ -748,3 +748,56 @@ def test_ui_starts_a_server_that_ends_with_its_command(workspace, capsys):
     assert f"{url}/#/experiments/" in out
     assert "?workflowType=machine_learning" in out
     assert wait_until(lambda: not answers(f"{url}/health"), seconds=15)
+
+
+def balanced(name="fine.csv", n=20):
+    """Two conditions of equal sentences in words of six letters, none like another."""
+    from random import Random
+
+    draw, syllables = Random(0), [c + v for c in "bdfgklmnprstvz" for v in "aeiou"]
+    rows = [
+        f"{'ab'[i % 2]},{' '.join(''.join(draw.choices(syllables, k=3)) for _ in range(9))}."
+        for i in range(2 * n)
+    ]
+    return write(name, *rows)
+
+
+def test_strict_ends_with_1_where_something_is_off_and_only_there(workspace, saved_gpt2, capsys):
+    model = ["--model", str(saved_gpt2)]
+    few = balanced("few.csv", n=4)
+    assert cli.main(["check", few, *model]) == 0
+    assert cli.main(["check", few, *model, "--strict"]) == 1
+    assert "! too few: a - b" in capsys.readouterr().out
+    fine = balanced()
+    # Tokens of a tiny vocabulary are not what this set was balanced on.
+    declared = ["--set", "check.expected=tokens"]
+    assert cli.main(["check", fine, *model, "--strict", *declared]) == 0
+    assert "nothing is off" in capsys.readouterr().out
+    assert cli.main(["check", fine, "--model", "/no/model", "--strict", *declared]) == 1
+
+
+def test_a_check_goes_on_where_prompts_are_there_twice_and_a_run_does_not(workspace, capsys):
+    name = write("twice.csv", "a,one thing", "a,two things", "b,one thing", "b,three things")
+    assert cli.main(["check", name, "--model", "/no/model", "--strict"]) == 1
+    out = capsys.readouterr().out
+    assert "! duplicates: 1 prompt is there before, word for word, 1 of them in another" in out
+    assert "twice.csv:4 repeats twice.csv:2" in out
+    assert "! too few" in out
+    assert "the same prompt as line 2, there 'a' and here 'b'" in refused(capsys, "run", name)
+
+
+def test_a_check_is_saved_as_figure_table_and_json(workspace, saved_gpt2, capsys):
+    import json
+
+    import pandas as pd
+
+    command = ["check", balanced(), "--model", str(saved_gpt2), "--save", "out/of check"]
+    assert cli.main([*command, "--surprisal"]) == 0
+    assert "wrote out/of check/balance.png" in capsys.readouterr().out
+    folder = workspace / "out" / "of check"
+    assert (folder / "balance.png").read_bytes()[:4] == b"\x89PNG"
+    measures = set(pd.read_csv(folder / "balance.csv")["covariate"])
+    assert {"tokens", "words", "characters", "punctuation", "surprisal"} <= measures
+    told = json.loads((folder / "check.json").read_text())
+    assert told["counts"] == {"a": 20, "b": 20}
+    assert told["contrasts"][0]["surface_baseline"]["surface_chance"] == 0.5

@@ -196,3 +196,28 @@ def test_duplicates_are_refused_unless_they_are_kept(tmp_path):
     with pytest.raises(ValueError, match="the same prompt as line 2, there 'a' and here 'b'"):
         read_experiment(folder)
     assert len(read_experiment(folder, duplicates="keep").prompts) == 4
+
+
+def test_a_condition_of_copies_only_is_still_compared(tmp_path):
+    same = distinct(20, 1)
+    assert kinds(tmp_path, same, same) == ["duplicates"]
+
+
+def test_pairs_with_copies_and_templates_are_told_without_a_crash(tmp_path):
+    filled = [TEMPLATES[0].format(item) for item in ITEMS[:8]]
+    first = [*filled, *distinct(12, 1), distinct(12, 1)[0]]
+    second = [*distinct(20, 2), distinct(12, 1)[1]]
+    items = [f"i{k}" for k in range(21)] * 2
+    found = kinds(tmp_path, first, second, item=items)
+    assert {"duplicates", "templates"} <= set(found)
+
+
+@pytest.mark.parametrize("item", [["x"] * 40, [f"i{k}" for k in range(40)]])
+def test_a_column_that_binds_nothing_is_no_finding(tmp_path, item):
+    assert kinds(tmp_path, distinct(20, 1), distinct(20, 2), group=item) == []
+
+
+def test_opposite_labels_are_no_further_relabelling(tmp_path):
+    # 3 + 3: 20 labellings, 10 sizes of t, so no p below 0.1; 3 + 4: 35 of them.
+    assert "relabellings" in kinds(tmp_path, distinct(3, 1), distinct(3, 2))
+    assert "relabellings" not in kinds(tmp_path, distinct(3, 1), distinct(4, 2))

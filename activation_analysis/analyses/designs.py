@@ -20,6 +20,7 @@ from activation_analysis.statistics.moments import Sample
 from activation_analysis.statistics.permuted_designs import PermutedDesign, permuted_design
 
 TWO_SIDES = (1.0, -1.0)
+MANY_PROMPTS = 10_000  # whose relabellings nobody counts
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,12 +111,19 @@ class Design:
         return exchangeability(np.repeat(np.arange(len(self.n)), self.n), self._groups)
 
     @property
-    def relabellings(self) -> tuple[str, float]:
-        """What may be exchanged, and the decimal logarithm of how many relabellings there are."""
-        if self._groups is None and not self.is_paired:
-            return "free", log10_labellings(np.array(self.n))  # no array of a million prompts
+    def relabellings(self) -> tuple[str, float, float]:
+        """What may be exchanged, how many relabellings there are, and how many differ.
+
+        Both numbers as decimal logarithms. Relabellings whose two-sided statistics are equal
+        whatever the data count once in the second: no permutation p is below one over it.
+        """
+        if self._groups is None and not self.is_paired and sum(self.n) > MANY_PROMPTS:
+            logarithm = log10_labellings(np.array(self.n))  # no array of a million prompts
+            return "free", logarithm, logarithm
         found = self.exchangeable
-        return found.kind, found.log10_n_relabellings
+        ties = found.n_ties if self.is_simple or self.is_omnibus else 1
+        logarithm = found.log10_n_relabellings
+        return found.kind, logarithm, logarithm - float(np.log10(ties))
 
     def relabelled(self, rng: np.random.Generator) -> Design:
         """The same prompts with their conditions exchanged at random, as far as blocks allow.

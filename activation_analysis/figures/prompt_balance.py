@@ -5,7 +5,6 @@ from __future__ import annotations
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from activation_analysis.balance import largest_smd
 from activation_analysis.figures.style import FIRST, QUIET, SECOND, figure, note, page
 from activation_analysis.figures.text import plain
 from activation_analysis.results import ContrastCheck, PromptCheck
@@ -38,8 +37,7 @@ def prompt_balance(checked: PromptCheck) -> Figure:
 def _draw_balance(ax: Axes, checked: ContrastCheck) -> None:
     balance = checked.balance
     for y, row in enumerate(balance.itertuples(index=False)):
-        limit = largest_smd(row.covariate)
-        ax.barh(y, 2 * limit, left=-limit, height=0.72, color="#e8e8e8", linewidth=0)
+        ax.barh(y, 2 * row.limit, left=-row.limit, height=0.72, color="#e8e8e8", linewidth=0)
         excused = row.flagged and row.covariate in checked.excused
         color = FIRST if row.flagged and not excused else "#222222"
         at = max(-FARTHEST, min(FARTHEST, row.smd))

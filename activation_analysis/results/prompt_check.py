@@ -43,6 +43,7 @@ class PromptCheck:
     contrasts: tuple[ContrastCheck, ...]
     findings: tuple[Finding, ...]
     n_compared: int  # prompts that were searched for templates and near-duplicates
+    sampled: bool = False  # whether these are some of many, drawn at random
 
     @property
     def passed(self) -> bool:

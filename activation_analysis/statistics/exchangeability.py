@@ -50,6 +50,19 @@ class Exchangeability:
         return log10_labellings(held)
 
     @property
+    def n_ties(self) -> int:
+        """How many labellings share each size of a two-sided statistic, whatever the data.
+
+        Labels of the same numbers in every stratum may change their names: two conditions of
+        equal size have every abs(t) twice, k of them every F k! times.
+        """
+        n_labels = int(self.label.max()) + 1
+        held = np.bincount(self.stratum * n_labels + self.label)
+        held = np.pad(held, (0, -len(held) % n_labels)).reshape(-1, n_labels)
+        _, alike = np.unique(held, axis=1, return_counts=True)
+        return prod(map(factorial, alike.tolist()))
+
+    @property
     def n_row_permutations(self) -> int:
         """Permutations of the rows, the identity included; what residuals are shuffled by."""
         return prod(factorial(len(inside)) for inside in self._strata())
@@ -131,6 +144,11 @@ class SignFlips:
     def n_relabellings(self) -> int:
         """Distinct sign patterns, the observed one included."""
         return 2 ** int(self.block.max() + 1)
+
+    @property
+    def n_ties(self) -> int:
+        """Patterns that share each abs(t): a pattern and its opposite."""
+        return 2
 
     @property
     def log10_n_relabellings(self) -> float:

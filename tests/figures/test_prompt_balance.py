@@ -15,7 +15,7 @@ def checked(*, n_contrasts=1, baseline=True):
         [
             {
                 "covariate": name, "mean_first": 1.0, "sd_first": 1.0, "mean_second": 2.0,
-                "sd_second": 1.0, "smd": smd, "flagged": abs(smd) > 0.25, "pair": "",
+                "sd_second": 1.0, "smd": smd, "limit": 0.25, "flagged": abs(smd) > 0.25, "pair": "",
             }
             for name, smd in rows
         ]

@@ -542,3 +542,22 @@ def test_too_many_relabellings_are_not_enumerated():
 
 def test_the_observed_labelling_counts_even_where_rounding_hides_it():
     assert counted(np.array([5.0]), np.array([1.0, 2, 4]), True)[0] == 1 / 3
+
+
+@pytest.mark.parametrize(
+    ("labels", "groups", "ties"),
+    [
+        ([0, 0, 1, 1], None, 2),
+        ([0, 0, 1, 1, 1], None, 1),
+        ([0, 0, 1, 1, 2, 2], None, 6),
+        ([0, 0, 1, 1, 2], None, 2),
+        ([0, 1, 0, 1], ["x", "x", "y", "y"], 2),
+        ([0, 1, 1, 0, 1, 1], ["x", "x", "x", "y", "y", "y"], 1),
+    ],
+)
+def test_as_many_labellings_tie_as_sizes_are_equal(labels, groups, ties):
+    from activation_analysis.statistics.exchangeability import exchangeability
+
+    found = exchangeability(np.array(labels), groups)
+    assert found.n_ties == ties
+    assert 10**found.log10_n_relabellings == pytest.approx(found.n_relabellings)
