@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from activation_analysis.errors import ModelError
+from activation_analysis.errors import InputError, ModelError
 from activation_analysis.experiment import Experiment
-from activation_analysis.power_arguments import UNITS_OF_DEFAULT_MODEL, records_default_units
+from activation_analysis.power_arguments import units_of_default_model
 from activation_analysis.prompt_check import Counter, check_prompts, counted
 from activation_analysis.results import PromptCheck
+from activation_analysis.study_designs import asked
+from activation_analysis.text_files import shown
 
 LEAST_ENGLISH = 1.0  # mean Zipf frequency; text of another language or of code has less
 NEEDS_ALL = ("span", "word_final")  # positions that characters decide
@@ -45,7 +47,8 @@ def checked(experiment: Experiment, *, surprisal: bool = False) -> tuple[PromptC
         counters["word_frequency"] = word_frequency
     if surprisal:
         measures["surprisal"] = _surprisal(experiment)
-    family = UNITS_OF_DEFAULT_MODEL if records_default_units(experiment) else 1
+    n_units = units_of_default_model(experiment)
+    family = n_units * len(asked(experiment)) if n_units else 1
     measures |= counted(experiment.prompts, counters)
     if np.mean(measures.get("word_frequency", 1.0)) < LEAST_ENGLISH:
         del measures["word_frequency"]
@@ -59,7 +62,10 @@ def save_check(found: PromptCheck, folder: Path) -> list[Path]:
     from activation_analysis.figures.gallery import save
     from activation_analysis.figures.prompt_balance import prompt_balance
 
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--save {shown(folder)}: cannot be a folder: {error.strerror}") from None
     files = [folder / name for name in ("balance.png", "balance.csv", "check.json")]
     save(prompt_balance(found), files[0])
     found.table().to_csv(files[1], index=False)

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from activation_analysis.errors import ContrastError
 from activation_analysis.names import did_you_mean, made_safe, safe_name
 
+MOST_COMPARED = 6  # conditions that are compared without being asked
 OPERATORS = ("+", "-", "|")
 _WORD = re.compile(r'\s*(?:"(?P<quoted>[^"]*)"(?=\s|$)|(?P<bare>\S+))')
 
@@ -98,13 +99,13 @@ def named(
 ) -> dict[str, str]:
     """Name -> expression of one or more contrasts; names are made where not given.
 
-    None is the first of two conditions minus the second.
+    None is the first of two conditions minus the second, or any difference among three to six.
 
     Raises
     ------
     ContrastError
         If an expression does not parse, a name is unsafe or made twice, or None is given and
-        there are not two conditions.
+        there are more conditions.
     """
     if expressions is None:
         expressions = _only_contrast(conditions)
@@ -131,12 +132,12 @@ def quoted(condition: str) -> str:
 
 
 def _only_contrast(conditions: Sequence[str]) -> str:
-    if len(conditions) != 2:
+    if not 2 <= len(conditions) <= MOST_COMPARED:
         raise ContrastError(
             f"the prompts have {len(conditions)} conditions, {_listed(conditions)}; "
             f"say which to compare, as in 'a - b'"
         )
-    return " - ".join(map(quoted, conditions))
+    return (" - " if len(conditions) == 2 else " | ").join(map(quoted, conditions))
 
 
 def _operator_or_name(word: re.Match[str], expression: str) -> tuple[str, str]:

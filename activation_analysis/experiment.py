@@ -144,7 +144,7 @@ class Experiment:
         ----------
         prompt_files : as in `read_prompts`, relative to the working directory
         contrasts : one or more expressions, or name -> expression; where left out, the first of
-            two conditions minus the second
+            two conditions minus the second, or any difference among three to six
         name : the prompt set's where left out
         columns, wide, encoding : as in `read_prompts`
         univariate : options of the analysis; its defaults where left out

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from activation_analysis.experiment import Experiment
 
 UNITS_OF_DEFAULT_MODEL = 115_200  # 30 blocks x (4 sites of 576 + 1536 neurons)
+LAYERS_OF_DEFAULT_MODEL = 30
+WIDTHS_OF_DEFAULT_MODEL = dict.fromkeys(SITES, 576) | {"neuron": 1536}
 
 
 def plans_asked(args: argparse.Namespace, experiment: Experiment | None) -> Sequence[PowerPlan]:
@@ -56,21 +58,24 @@ def _given(value: float | None, default: float) -> float:
 def _n_units(asked: int | None, experiment: Experiment | None) -> int:
     if asked is not None:
         return asked
-    if experiment and not records_default_units(experiment):
+    if experiment is None:
+        return UNITS_OF_DEFAULT_MODEL
+    n_units = units_of_default_model(experiment)
+    if n_units is None:
         raise InputError(
-            f"{experiment.name} records other units than the default model at all sites; say how "
-            f"many with --units (activation-analysis plan {experiment.name} counts them)"
+            f"{experiment.name} records another model than the default; say how many units with "
+            f"--units (activation-analysis plan {experiment.name} counts them)"
         )
-    return UNITS_OF_DEFAULT_MODEL
+    return n_units
 
 
-def records_default_units(experiment: Experiment) -> bool:
-    """Whether a run tests every unit of the default model."""
-    return (
-        experiment.model.id == ModelOptions().id
-        and set(experiment.recording.sites) == set(SITES)
-        and not experiment.recording.layers
-    )
+def units_of_default_model(experiment: Experiment) -> int | None:
+    """Units that a run tests at its sites and layers; None where its model is another one."""
+    recording = experiment.recording
+    if experiment.model.id != ModelOptions().id:
+        return None
+    n_layers = len(recording.layers) or LAYERS_OF_DEFAULT_MODEL
+    return n_layers * sum(WIDTHS_OF_DEFAULT_MODEL[site] for site in recording.sites)
 
 
 def _refuse_strangers(args: argparse.Namespace, experiment: Experiment | None) -> None:

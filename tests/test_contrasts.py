@@ -104,8 +104,9 @@ def test_a_name_is_made_that_can_be_a_file(expression, name):
 
 def test_two_conditions_need_no_expression():
     assert named(None, ("dry wit", "plain")) == {"dry_wit_vs_plain": '"dry wit" - plain'}
-    with pytest.raises(ContrastError, match="have 3 conditions, 'a', 'b', 'c'; say which"):
-        named(None, ("a", "b", "c"))
+    assert named(None, ("a", "b", "c")) == {"a_or_b_or_c": "a | b | c"}
+    with pytest.raises(ContrastError, match="have 7 conditions, 'a', 'b', 'c', .*; say which"):
+        named(None, tuple("abcdefg"))
 
 
 @pytest.mark.parametrize("condition", ["a", "non-math", "dry wit", "-", "|", "数学", "a b - c"])
