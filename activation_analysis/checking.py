@@ -20,8 +20,8 @@ LEAST_ENGLISH = 1.0  # mean Zipf frequency; text of another language or of code 
 NEEDS_ALL = ("span", "word_final")  # positions that characters decide
 
 
-def checked(experiment: Experiment, *, surprisal: bool = False) -> tuple[PromptCheck, str]:
-    """The check, and why tokens were not counted; "" where they were.
+def checked(experiment: Experiment, *, surprisal: bool = False) -> PromptCheck:
+    """The check, with tokens and surprisal as the experiment's model has them.
 
     Raises
     ------
@@ -53,8 +53,9 @@ def checked(experiment: Experiment, *, surprisal: bool = False) -> tuple[PromptC
     if np.mean(measures.get("word_frequency", 1.0)) < LEAST_ENGLISH:
         del measures["word_frequency"]
     counters.clear()  # a tokenizer of 45 MB among them
-    found = check_prompts(experiment, measures, context=context, family_size=family)
-    return found, uncounted
+    return check_prompts(
+        experiment, measures, context=context, family_size=family, uncounted=uncounted
+    )
 
 
 def save_check(found: PromptCheck, folder: Path) -> list[Path]:

@@ -174,13 +174,13 @@ def check_command(args: argparse.Namespace) -> int:
     from activation_analysis.checking import checked
     from activation_analysis.terminal_check import show_check
 
-    found, uncounted = checked(experiment, surprisal=args.surprisal)
-    show_check(found, experiment, uncounted)
+    found = checked(experiment, surprisal=args.surprisal)
+    show_check(found, experiment)
     if args.save:
         from activation_analysis.checking import save_check
 
         terminal.show_files(save_check(found, Path(args.save)))
-    return 1 if args.strict and not (found.passed and not uncounted) else 0
+    return 1 if args.strict and not found.passed else 0
 
 
 def plan_command(args: argparse.Namespace) -> int:

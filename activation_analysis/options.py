@@ -17,7 +17,7 @@ from activation_analysis.activations import POSITIONS, SITE_ALIASES, SITES
 from activation_analysis.errors import ExperimentError
 from activation_analysis.names import did_you_mean
 from activation_analysis.text_files import is_encoding
-from activation_analysis.text_measures import MEASURES
+from activation_analysis.text_measures import MEASURES, PLACES
 
 
 class Kind(Protocol):
@@ -310,7 +310,8 @@ class CheckOptions(_Checked):
     """[check]: what `activation-analysis check` knows of the prompts beforehand."""
 
     expected: tuple[str, ...] = option(  # measures that differ since the construct is in them
-        (), ListOf(Choice(MEASURES), example='["punctuation", "capitals"]', nothing="none")
+        (),
+        ListOf(Choice((*MEASURES, *PLACES)), example='["punctuation", "capitals"]', nothing="none"),
     )
 
 

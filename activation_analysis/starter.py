@@ -36,15 +36,14 @@ def starter_files(
     -------
     dict
         ``experiment.toml``, ``prompts.csv`` and ``README.md``. They read back with
-        `read_experiment`. Of several conditions, the first is compared with each other one.
+        `read_experiment`. Several conditions get an omnibus contrast, which all their pairs
+        follow.
 
     Raises
     ------
     ExperimentError
         If the name is unsafe or that of prompts, or the conditions are fewer than two, there
         twice, or unusable as labels.
-    ContrastError
-        If two conditions are too alike for their contrasts to have different names.
     """
     safe_name(name)
     if are_prompts(Path(name)):
@@ -68,7 +67,7 @@ def starter_files(
         "contrasts": "\n".join(f"{toml_key(n)} = {toml_value(e)}" for n, e in expressions.items()),
         "contrasts_plain": ", ".join(f"`{e}`" for e in expressions.values()),
         "conditions": ", ".join(f"`{c}`" for c in conditions),
-        "test": starter_texts.PAIRED_TEST if paired else starter_texts.UNPAIRED_TEST,
+        "test": _test(conditions, paired),
         "design": starter_texts.PAIRED_DESIGN if paired else starter_texts.UNPAIRED_DESIGN,
         "warning": Template(warning).substitute(n_prompts=len(rows)),
     }
@@ -120,14 +119,22 @@ def _check_conditions(conditions: Sequence[str]) -> None:
 
 
 def _contrasts(conditions: Sequence[str]) -> dict[str, str]:
-    """The first condition against each other one, name -> expression."""
-    first, *others = map(contrasts.quoted, conditions)
-    return contrasts.named([f"{first} - {other}" for other in others], conditions)
+    """One condition minus the other, or any difference among several, name -> expression."""
+    quoted = [contrasts.quoted(condition) for condition in conditions]
+    return contrasts.named((" - " if len(quoted) == 2 else " | ").join(quoted), conditions)
+
+
+def _test(conditions: Sequence[str], paired: bool) -> str:
+    if not paired:
+        return starter_texts.UNPAIRED_TEST
+    return starter_texts.PAIRED_TEST if len(conditions) == 2 else starter_texts.BLOCKED_TEST
 
 
 def _question(conditions: Sequence[str]) -> str:
-    first, *others = conditions
-    return f"Which units respond more to {first} than to {' or '.join(others)}?"
+    *others, last = conditions
+    if len(others) == 1:
+        return f"Which units respond more to {others[0]} than to {last}?"
+    return f"Which units respond differently to {', '.join(others)} and {last}?"
 
 
 def _demonstration(paired: bool) -> Rows:

@@ -120,8 +120,9 @@ $warning
 Conditions: $conditions.
 Contrasts: $contrasts_plain.
 
-A positive effect is a stronger response to the first condition of a contrast. Activations are read
-at the last token of each prompt.
+A positive effect is a stronger response to the first condition of a contrast; "a | b | c" asks
+whether any differs, has no direction, and is followed by every pair. Activations are read at the
+last token of each prompt.
 
 $design
 
@@ -167,7 +168,7 @@ every one of them; write 30 or more a condition."""
 
 UNPAIRED_DESIGN = """\
 Prompts of different conditions are not matched: every prompt is its own text, and the groups are
-compared by Welch's test. Prompts that belong together (a template, an author, a source) say so in a
+compared by Welch's test (several at once by F). Prompts that belong together (a template, an author, a source) say so in a
 column `group`. Where each prompt could have a partner that differs in nothing but the condition,
 give partners the same entry in a column `item`: a paired comparison finds more with fewer."""
 
@@ -179,6 +180,7 @@ the number of observations is the number of items, and these have to differ from
 
 UNPAIRED_TEST = "welch here (the prompts have no column item)"
 PAIRED_TEST = "paired here (the prompts have items)"
+BLOCKED_TEST = "glm_t here, with the item as a regressor (items of several conditions)"
 
 QUESTION = "Which units respond more to morning than to evening?"
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
+import pandas as pd
 
 from activation_analysis import contrasts as contrasts_
 from activation_analysis.analyses.designs import TWO_SIDES, Design, is_nested, omnibus_test
@@ -19,6 +20,7 @@ from activation_analysis.options import ADJUSTED_TESTS, PAIRED_TESTS, WEIGHTED_T
 from activation_analysis.prompts import PromptSet
 from activation_analysis.text_measures import SURFACE, TEXT_LENGTHS
 
+CATEGORIES = ("item", "group")
 TOKENS = "tokens"  # the covariate that every recording brings
 FEWEST_GROUPS = 2  # of a condition, for a variance of group means
 
@@ -154,7 +156,7 @@ def nuisance_of(
 
     ``tokens``, and ``words`` and ``characters`` where no column is called so, are counted. A
     column of numbers is one covariate; any other is a category, with an indicator for every value
-    but the first.
+    but the first, and so are ``item`` and ``group`` whatever they look like.
     """
     columns = []
     for name in names:
@@ -165,12 +167,20 @@ def nuisance_of(
             columns.append(SURFACE[name](prompts.texts)[:, None])
             continue
         values = prompts.table[name]
+        if name in CATEGORIES:  # numbers that name items are not amounts
+            columns.append(_indicators(values))
+            continue
         try:
             columns.append(values.astype(float).to_numpy()[:, None])
         except ValueError:
-            known = sorted(set(values))[1:]
-            columns.append(np.array([[v == k for k in known] for v in values], dtype=float))
+            columns.append(_indicators(values))
     return np.hstack(columns) if columns else None
+
+
+def _indicators(values: pd.Series) -> np.ndarray:
+    """A column of 0 and 1 for every value but the first, (n_prompts, n_values - 1)."""
+    code = np.unique(values.to_numpy(dtype=str), return_inverse=True)[1]
+    return (code[:, None] == np.arange(1, code.max() + 1)).astype(float)
 
 
 def options_of(experiment: Experiment) -> UnivariateOptions:

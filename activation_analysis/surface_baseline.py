@@ -24,6 +24,7 @@ from activation_analysis.statistics.classification import (
     sparse_products,
     stratified_folds,
 )
+from activation_analysis.statistics.contingency import fisher_exact
 from activation_analysis.templates import find_templates
 
 N_FOLDS = 10
@@ -33,6 +34,7 @@ N_TELLING = 8
 # Words and marks; scripts without spaces go character by character.
 TOKEN = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+|[^\w\s]")
 PENALTY = 1.0
+CUE_LEVEL = 0.05  # of Fisher's test, over all words (Bonferroni)
 
 
 def surface_baseline(
@@ -82,16 +84,17 @@ def surface_baseline(
         n_prompts=len(rows),
         n_folds=n_folds,
         telling=_telling(bags, maker, label),
+        cues=_cues(bags, label, classes),
     )
 
 
 def contrast_baseline(
-    prompts: PromptSet, contrast: Contrast, *, seed: int = 0
+    prompts: PromptSet, contrast: Contrast, *, place: str = "", seed: int = 0
 ) -> SurfaceBaseline | None:
     """Decode the two sides of a contrast (the conditions of an omnibus one) from their words.
 
     What the prompts declare as belonging together is held out together: groups, else items, else
-    what `find_templates` sees.
+    what `find_templates` sees. With ``place`` "last" or "first", from that word or mark alone.
     """
     if contrast.is_omnibus:
         side_of = {c: c for c in contrast.conditions}
@@ -100,7 +103,16 @@ def contrast_baseline(
     rows = prompts.rows_of(tuple(side_of))
     sides = [side_of[c] for c in prompts.table["condition"].to_numpy()[rows]]
     blocks = find_templates(prompts).groups if prompts.blocks is None else prompts.blocks
-    return surface_baseline([prompts.texts[row] for row in rows], sides, blocks[rows], seed=seed)
+    texts = [prompts.texts[row] for row in rows]
+    if place:
+        texts = [_word_at(text, place) for text in texts]
+    return surface_baseline(texts, sides, blocks[rows], seed=seed)
+
+
+def _word_at(text: str, place: str) -> str:
+    """The first or last word or mark of a text."""
+    words = TOKEN.findall(text)
+    return words[-1 if place == "last" else 0] if words else ""
 
 
 @dataclass(frozen=True)
@@ -123,6 +135,23 @@ def _bags(texts: Sequence[str]) -> _Bags:
         word += [number.setdefault(said, len(number)) for said in counts]
         weight += (own / np.linalg.norm(own)).tolist()
     return _Bags(list(number), np.array(row, int), np.array(word, int), np.array(weight))
+
+
+def _cues(bags: _Bags, label: np.ndarray, classes: tuple[str, ...]) -> tuple[str, ...]:
+    """Words that more prompts of one class have than of the rest, beyond chance over all words."""
+    size = np.bincount(label)
+    held = np.zeros((len(bags.words), len(size)), dtype=int)
+    np.add.at(held, (bags.word, label[bags.row]), 1)
+    total = held.sum(axis=1)
+    tests = [fisher_exact(held[:, k], total, int(n), len(label)) for k, n in enumerate(size)]
+    p = np.min(tests, axis=0)
+    level = CUE_LEVEL / (len(p) * (len(size) if len(size) > 2 else 1))
+    found = [i for i in np.argsort(p, kind="stable")[:N_TELLING] if p[i] <= level]
+    return tuple(
+        f"{bags.words[i]!r} ({', '.join(f'{held[i, k]} of {size[k]} {c}' for k, c in named)})"
+        for i in found
+        for named in [list(enumerate(classes))]
+    )
 
 
 def _telling(bags: _Bags, maker: np.ndarray, label: np.ndarray) -> tuple[tuple[str, ...], ...]:

@@ -10,14 +10,17 @@ from activation_analysis.experiment import Experiment
 from activation_analysis.results import ContrastCheck, PromptCheck
 from activation_analysis.terminal import console, shown
 
-OPENING = {"few_prompts": "too few", "near_duplicates": "near-duplicates", "too_long": "too long"}
+OPENING = {
+    "few_prompts": "too few",
+    "near_duplicates": "near-duplicates",
+    "too_long": "too long",
+    "last_token": "last token",
+    "first_token": "first token",
+}
 
 
-def show_check(checked: PromptCheck, experiment: Experiment, uncounted: str = "") -> None:
-    """Counts, then every contrast's balance and design, then what is off.
-
-    ``uncounted`` says why tokens were not counted; "" where they were.
-    """
+def show_check(checked: PromptCheck, experiment: Experiment) -> None:
+    """Counts, then every contrast's balance and design, then what is off."""
     out, prompts = console(), experiment.prompts
     _say(f"{checked.name}: {experiment.question}".rstrip(": "), "bold")
     counts = ", ".join(f"{n:,} {condition}" for condition, n in checked.counts.items())
@@ -27,8 +30,6 @@ def show_check(checked: PromptCheck, experiment: Experiment, uncounted: str = ""
             _say(f"{prompts.table[column].nunique():,} different {column}s")
     if prompts.covariates:
         _say(f"covariates: {', '.join(prompts.covariates)}")
-    if uncounted:
-        _say(f"! tokens were not counted: {uncounted}", "yellow")
     for contrast in checked.contrasts:
         _show_contrast(contrast)
     out.print()

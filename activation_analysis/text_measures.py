@@ -62,6 +62,7 @@ SURFACE: Mapping[str, Callable[[Sequence[str]], np.ndarray]] = {
 }
 TEXT_LENGTHS = ("words", "characters")
 LENGTHS = ("tokens", *TEXT_LENGTHS)
+PLACES = ("last_token", "first_token")  # where activations may be read
 MEASURES = ("tokens", *SURFACE, "word_frequency", "surprisal")  # all that a check can hold
 
 

@@ -105,7 +105,7 @@ def test_a_name_is_made_that_can_be_a_file(expression, name):
 def test_two_conditions_need_no_expression():
     assert named(None, ("dry wit", "plain")) == {"dry_wit_vs_plain": '"dry wit" - plain'}
     assert named(None, ("a", "b", "c")) == {"a_or_b_or_c": "a | b | c"}
-    with pytest.raises(ContrastError, match="have 7 conditions, 'a', 'b', 'c', .*; say which"):
+    with pytest.raises(ContrastError, match=r"have 7 conditions, 'a', 'b', .*; say which"):
         named(None, tuple("abcdefg"))
 
 

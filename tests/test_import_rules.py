@@ -40,10 +40,14 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
         },
     ),
     "analyses": ({"statistics"}, {"numpy", "pandas"}),
-    "study_designs": ({"analyses"}, {"numpy"}),
+    "study_designs": ({"analyses"}, {"numpy", "pandas"}),
     "study_calibration": ({"analyses", "study_designs"}, {"numpy"}),
     "surface_baseline": ({"statistics"}, {"numpy"}),
-    "prompt_check": ({"analyses", "study_designs", "surface_baseline"}, {"numpy", "pandas"}),
+    "prompt_findings": ({"analyses", "surface_baseline"}, {"numpy", "pandas"}),
+    "prompt_check": (
+        {"analyses", "prompt_findings", "study_designs", "surface_baseline"},
+        {"numpy"},
+    ),
     "checking": (
         {
             "figures",

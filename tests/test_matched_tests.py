@@ -13,9 +13,14 @@ from activation_analysis.study_designs import asked, design_of
 N_ITEMS, N_UNITS = 14, 5
 
 
-@pytest.fixture
-def triples(tmp_path):
-    rows = [f"{c},{c} text {i},i{i}" for c in ("a", "b", "c") for i in range(N_ITEMS)]
+@pytest.fixture(params=["item {}", "{}"], ids=["names", "numbers"])
+def triples(request, tmp_path):
+    """Triples by item; items that are called by numbers are items all the same."""
+    rows = [
+        f"{c},{c} text {i},{request.param.format(i)}"
+        for c in ("a", "b", "c")
+        for i in range(N_ITEMS)
+    ]
     path = tmp_path / "p.csv"
     path.write_text("condition,prompt,item\n" + "\n".join(rows) + "\n")
     return Experiment.from_prompts(path, "a | b | c")

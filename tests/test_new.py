@@ -15,7 +15,7 @@ from itertools import pairwise
 import pytest
 
 from activation_analysis import cli, tracking
-from activation_analysis.errors import ContrastError, ExperimentError
+from activation_analysis.errors import ExperimentError
 from activation_analysis.experiment import Experiment, read_experiment
 from activation_analysis.options import TABLES, Settings, kinds
 from activation_analysis.starter import starter_files, write_files
@@ -43,12 +43,12 @@ def test_what_is_written_reads_back(tmp_path, shape):
     conditions = shape.get("conditions", ("morning", "evening"))
     assert experiment.prompts.conditions == conditions
     assert len(set(experiment.prompts.counts.values())) == 1
-    assert [str(c) for c in experiment.contrasts] == [
-        f"{conditions[0]} - {c}" for c in conditions[1:]
-    ]
+    between = " - " if len(conditions) == 2 else " | "
+    assert [str(c) for c in experiment.contrasts] == [between.join(conditions)]
     paired = shape.get("paired", False)
     assert ("item" in experiment.prompts.table) is paired
-    assert experiment.analysis.test == ("paired" if paired else "welch")
+    matched = "paired" if len(conditions) == 2 else "glm_t"
+    assert experiment.analysis.test == (matched if paired else "welch")
 
 
 def test_every_option_is_there_at_its_default(tmp_path):
@@ -159,11 +159,6 @@ def test_nothing_is_overwritten(tmp_path):
     assert (tmp_path / "mine" / "prompts.csv").read_text() == "hours of work"
 
 
-def test_conditions_whose_contrasts_would_be_called_alike_are_refused():
-    with pytest.raises(ContrastError, match="the same name"):
-        starter_files("mine", ("a", "b c", "b_c"))
-
-
 def test_placeholders_cannot_be_taken_for_prompts(tmp_path):
     experiment = written(tmp_path / "mine", conditions=("a", "b"))
     assert all(text.startswith("REPLACE ME") for text in experiment.prompts.texts)
@@ -239,4 +234,5 @@ def test_it_runs_as_it_stands(workspace, saved_gpt2, capsys, shape):
     assert cli.main(["run", "mine", "--model", str(saved_gpt2), "--sites", "mlp"]) == 0
     runs = tracking.list_runs()
     assert {r.tags["aa.exit"] for r in runs} == {"ok"}
-    assert len(runs) == max(len(conditions), 2) - 1 + (len(conditions) == 3)
+    # Of three conditions the omnibus and its three pairs, below one parent.
+    assert len(runs) == (5 if len(conditions) == 3 else 1)

@@ -221,3 +221,50 @@ def test_opposite_labels_are_no_further_relabelling(tmp_path):
     # 3 + 3: 20 labellings, 10 sizes of t, so no p below 0.1; 3 + 4: 35 of them.
     assert "relabellings" in kinds(tmp_path, distinct(3, 1), distinct(3, 2))
     assert "relabellings" not in kinds(tmp_path, distinct(3, 1), distinct(4, 2))
+
+
+def test_a_last_token_that_tells_the_sides_apart_is_told_where_it_is_read(tmp_path):
+    first = [text[:-1] + "!" for text in distinct(30, 1)]
+    made = experiment(tmp_path, first, distinct(30, 2))
+    (found,) = check_prompts(made, {}).findings
+    assert found.kind == "last_token"
+    assert "tells the sides apart with 100 %" in found.message
+    for change in ("recording.position=mean", "check.expected=last_token"):
+        assert check_prompts(apply_overrides(made, [change]), {}).passed, change
+
+
+def test_a_word_that_is_uneven_is_named_though_the_decoder_misses_it(tmp_path):
+    first, second = distinct(60, 1), distinct(60, 2)
+    first[:15] = [text.replace(text.split()[3], "perhaps") for text in first[:15]]
+    second[:15] = [text.replace(text.split()[3], "seldom") for text in second[:15]]
+    baseline = check_prompts(experiment(tmp_path, first, second), {}).contrasts[0].baseline
+    assert any("'perhaps' (15 of 60 a, 0 of 60 b)" in cue for cue in baseline.cues)
+    assert "no single one" not in baseline.sentence
+
+
+def test_words_of_a_null_are_uneven_in_one_set_of_twenty(tmp_path):
+    from activation_analysis.surface_baseline import surface_baseline
+
+    rng = random.Random(0)
+    uneven = 0
+    for _ in range(100):
+        texts = [" ".join(rng.choices(WORDS[:60], k=9)) for _ in range(80)]
+        uneven += bool(surface_baseline(texts, ["a", "b"] * 40, np.arange(80)).cues)
+    assert uneven <= 11  # binomial, 100 sets at 5 %: above 11 in 0.4 %
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_items_that_lack_a_condition_are_named_and_the_others_stay_matched(tmp_path, named):
+    label = "i{}" if named else "{}"
+    items = [label.format(k) for k in range(20)] + [label.format(k) for k in range(19)]
+    made = experiment(tmp_path, distinct(20, 1), distinct(19, 2), item=items)
+    assert (made.univariate.test, made.univariate.nuisance) == ("glm_t", ("item",))
+    (found,) = check_prompts(made, {}).findings
+    assert found.kind == "items"
+    assert f"1 item of 20 lacks a condition ({label.format(19)!r}" in found.message
+
+
+def test_uncounted_tokens_are_a_finding(tmp_path):
+    made = experiment(tmp_path, distinct(20, 1), distinct(20, 2))
+    (found,) = check_prompts(made, {}, uncounted="no such model").findings
+    assert (found.kind, found.message) == ("tokens", "tokens were not counted: no such model")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 NEARLY_PERFECT = 0.95
+SHOWN_CUES = 3
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class SurfaceBaseline:
     n_prompts: int
     n_folds: int
     telling: tuple[tuple[str, ...], ...]  # of each class: words that speak for it most
+    cues: tuple[str, ...] = ()  # words that occur too unevenly for chance, with their counts
 
     @property
     def chance(self) -> float:
@@ -30,6 +32,10 @@ class SurfaceBaseline:
     def _chance_deviation(self) -> float:
         """What guessing reaches in 95 % of such sets lies within 1.96 of it around chance."""
         return float(np.sqrt(self.chance * (1 - self.chance) / self.n_prompts))
+
+    def beats_chance(self, *, by: float) -> bool:
+        """Whether the accuracy lies so far above chance, and beyond what guessing reaches."""
+        return self.accuracy - self.chance > max(by, 1.96 * self._chance_deviation)
 
     @property
     def meaning(self) -> str:
@@ -42,12 +48,14 @@ class SurfaceBaseline:
             )
         if beyond > 1.96:
             return "part of any difference in activations may be wording"
-        if beyond < -1.96:
-            return (
-                "words are matched across the set, so that those of one prompt mislead about "
-                "another: no word by itself gives a condition away"
-            )
-        return "no word by itself gives a condition away"
+        matched = (
+            "words are matched across the set, so that those of one prompt mislead about another"
+            if beyond < -1.96
+            else "words together do not tell the conditions apart"
+        )
+        if self.cues:
+            return f"{matched}, but some are uneven: {', '.join(self.cues[:SHOWN_CUES])}"
+        return f"{matched}, and no single one gives a condition away"
 
     @property
     def sentence(self) -> str:
