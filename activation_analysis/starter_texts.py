@@ -168,10 +168,10 @@ every one of them; write 30 or more a condition."""
 
 UNPAIRED_DESIGN = """\
 Prompts of different conditions are not matched: every prompt is its own text, and the groups are
-compared by Welch's test (several at once by F). Prompts that belong together (a template, an author,
-a source) say so in a column `group`. Where each prompt could have a partner that differs in nothing
-but the condition, give partners the same entry in a column `item`: a paired comparison finds more
-with fewer."""
+compared by Welch's test (several at once by F). Prompts that belong together (a template, an
+author, a source) say so in a column `group`. Where each prompt could have a partner that differs in
+nothing but the condition, give partners the same entry in a column `item`: a paired comparison
+finds more with fewer."""
 
 PAIRED_DESIGN = """\
 Prompts come in matched sets: those with the same `item` differ in the condition and in as little

@@ -10,6 +10,7 @@ from activation_analysis.experiment import Experiment
 from activation_analysis.results import ContrastCheck, PromptCheck
 from activation_analysis.terminal import console, shown
 
+SHOWN_CUES = 4
 OPENING = {
     "few_prompts": "too few",
     "near_duplicates": "near-duplicates",
@@ -61,6 +62,8 @@ def _show_contrast(checked: ContrastCheck) -> None:
         _say(f"surface: {checked.baseline.sentence}")
         telling = zip(checked.baseline.classes, checked.baseline.telling, strict=True)
         _say("; ".join(f"{c}: {' '.join(words)}" for c, words in telling), "dim")
+    if checked.baseline and checked.baseline.cues and checked.baseline.beats_chance(by=0):
+        _say(f"uneven: {'; '.join(checked.baseline.cues[:SHOWN_CUES])}", "dim")
     if checked.power:
         _say(f"design: test {checked.test}, {checked.relabellings}")
         _say(f"power: {checked.power.sentence}")
