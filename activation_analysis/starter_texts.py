@@ -181,7 +181,7 @@ the number of observations is the number of items, and these have to differ from
 
 UNPAIRED_TEST = "welch here (the prompts have no column item)"
 PAIRED_TEST = "paired here (the prompts have items)"
-BLOCKED_TEST = "glm_t here, with the item as a regressor (items of several conditions)"
+BLOCKED_TEST = "glm_t here, with the item as a regressor (blocks)"
 
 QUESTION = "Which units respond more to morning than to evening?"
 
