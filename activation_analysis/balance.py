@@ -59,7 +59,9 @@ def balance(
     for name, values in given.items():
         measured[name] = _checked(name, values, len(prompt_set))
     sides = prompt_set.rows_of(first), prompt_set.rows_of(second)
-    return pd.DataFrame([_row(name, *(v[s] for s in sides)) for name, v in measured.items()])
+    return pd.DataFrame(
+        [_row(name, *(v[s].astype(np.float64) for s in sides)) for name, v in measured.items()]
+    )
 
 
 def contrast_balance(

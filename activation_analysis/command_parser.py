@@ -156,7 +156,9 @@ def _add_check(commands: argparse._SubParsersAction) -> None:
     _add_target(check)
     _add_options(
         check,
-        {"model": MODEL_OPTIONS["model"] + "; its tokenizer counts the tokens"} | POSITION_OPTIONS,
+        {"model": MODEL_OPTIONS["model"] + "; its tokenizer counts the tokens"}
+        | POSITION_OPTIONS
+        | {name: ANALYSIS_OPTIONS[name] for name in ("test", "control", "nuisance", "groups")},
     )
     _add_flags(check)
     check.add_argument(

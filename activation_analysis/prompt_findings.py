@@ -55,11 +55,13 @@ def near_duplicates(prompts: PromptSet, found: Templates) -> list[Finding]:
         f"{prompts.where(b)} is like {prompts.where(a)}" for a, b in (across or pairs)[:QUOTED]
     )
     kinds = f", {len(across)} of them across conditions" if across else ""
+    declared = prompts.blocks is not None
+    pairing = "" if declared else ", or give matched prompts a column 'item'"
     return [
         Finding(
             "near_duplicates",
             f"{_many(len(pairs), 'pair')} of prompts {_are(len(pairs))} nearly the same words"
-            f"{kinds} ({named}); rewrite one of each, or give matched prompts a column 'item'",
+            f"{kinds} ({named}); rewrite one of each{pairing}",
         )
     ]
 
@@ -117,7 +119,7 @@ def imbalance(contrast: Contrast, balance: pd.DataFrame, excused: frozenset[str]
     if off.empty:
         return []
     named = ", ".join(
-        f"{balance_label(row)} ({row.smd:+.2f}, at most {row.limit:.2g})"
+        f"{balance_label(row)} ({row.smd:+.3f}, at most {row.limit:.2g})"
         for row in off.itertuples()
     )
     return [

@@ -140,14 +140,16 @@ class PromptSet:
                 f"{self.name!r} has no item column; a paired test needs one that says which "
                 f"prompts belong together"
             )
-        items = self.table["item"].to_numpy()
+        codes, _ = pd.factorize(self.table["item"])
         sides = [self.rows_of(first), self.rows_of(second)]
-        matched = [dict(zip(items[rows], rows, strict=True)) for rows in sides]
-        wrong = list(self._unpaired(items, sides, matched))
-        if wrong:
+        times = [np.bincount(codes[rows], minlength=codes.max() + 1) for rows in sides]
+        if np.any(times[0] != times[1]) or np.any(times[0] > 1):
+            wrong = list(self._unpaired(codes, sides, times))
             more = f"\n... and {len(wrong) - 20} more" if len(wrong) > 20 else ""
             raise PromptError("\n".join(wrong[:20]) + more)
-        return sides[0], np.array([matched[1][item] for item in items[sides[0]]], dtype=int)
+        row_with = np.empty(codes.max() + 1, dtype=int)
+        row_with[codes[sides[1]]] = sides[1]
+        return sides[0], row_with[codes[sides[0]]]
 
     def where(self, row: int) -> str:
         """The file and line that a row came from, as messages spell it."""
@@ -174,17 +176,18 @@ class PromptSet:
             yield _JSON.encode(filled)
 
     def _unpaired(
-        self, items: np.ndarray, sides: list[np.ndarray], matched: list[dict[str, int]]
+        self, codes: np.ndarray, sides: Sequence[np.ndarray], times: Sequence[np.ndarray]
     ) -> Iterator[str]:
-        for rows, own, other in zip(sides, matched, matched[::-1], strict=True):
+        items = self.table["item"].to_numpy()
+        for rows, own, other in zip(sides, times, times[::-1], strict=True):
             for row in rows:
-                item = items[row]
-                if own[item] != row:
+                item, code = items[row], codes[row]
+                if own[code] > 1:
                     yield (
                         f"{self.where(row)}: item {item!r} is on this side of the contrast more "
                         f"than once; a paired test needs it once"
                     )
-                elif item not in other:
+                elif not other[code]:
                     yield (
                         f"{self.where(row)}: item {item!r} is on one side of the contrast only; "
                         f"a paired test needs it on both"

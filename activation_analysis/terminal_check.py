@@ -62,6 +62,8 @@ def _show_contrast(checked: ContrastCheck) -> None:
         _say(f"surface: {checked.baseline.sentence}")
         telling = zip(checked.baseline.classes, checked.baseline.telling, strict=True)
         _say("; ".join(f"{c}: {' '.join(words)}" for c, words in telling), "dim")
+    else:
+        _say("surface: nothing can be held out (too few prompts, groups or templates)", "dim")
     if checked.baseline and checked.baseline.cues and checked.baseline.beats_chance(by=0):
         _say(f"uneven: {'; '.join(checked.baseline.cues[:SHOWN_CUES])}", "dim")
     if checked.power:

@@ -64,7 +64,7 @@ def _draw_baseline(ax: Axes, checked: ContrastCheck) -> None:
     baseline = checked.baseline
     if baseline is None:
         ax.set_axis_off()
-        note(ax, "too few prompts\nto hold any out")
+        note(ax, "nothing can\nbe held out")
         return
     ax.bar(0, baseline.accuracy, width=0.5, color=SECOND)
     spread = [[baseline.accuracy - baseline.lowest], [baseline.highest - baseline.accuracy]]
