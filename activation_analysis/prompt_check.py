@@ -35,7 +35,7 @@ from activation_analysis.templates import find_templates
 from activation_analysis.text_measures import SURFACE
 
 Counter = Callable[[Sequence[str]], np.ndarray]
-MOST_COMPARED = 3_000  # prompts that are searched for templates and near-duplicates
+MOST_COMPARED = 2_000  # prompts that are searched for templates and near-duplicates
 AT_ONCE = 5_000  # prompts whose texts are counted in one go
 
 
@@ -67,12 +67,12 @@ def check_prompts(
     first = first_alike(
         *(prompts.table[c] for c in ("prompt", *SPAN_COLUMNS) if c in prompts.table)
     )
-    distinct = np.flatnonzero(first == np.arange(len(prompts)))
-    compared = prompts.take(_sample(prompts, distinct))
+    copies = np.flatnonzero(first != np.arange(len(first), dtype=first.dtype))
+    compared = prompts.take(_sample(prompts, copies))
     found = find_templates(compared)
     findings = [
         *look_for.noted("tokens", f"tokens were not counted: {uncounted}" if uncounted else ""),
-        *look_for.duplicates(prompts, first),
+        *look_for.duplicates(prompts, first, copies),
         *look_for.near_duplicates(compared, found),
         *look_for.too_long(prompts, measures.get("tokens"), context),
         *look_for.noted("marks", cautions.unread_marks(prompts, experiment.recording.position)),
@@ -89,7 +89,7 @@ def check_prompts(
         baseline = contrast_baseline(compared, contrast, seed=experiment.seed)
         checks.append(replace(checked, baseline=baseline, notes=(*checked.notes, *notes)))
     unique = tuple(dict.fromkeys(findings))  # what concerns all contrasts is said once
-    sampled = len(compared) < len(distinct)
+    sampled = len(compared) < len(prompts) - len(copies)
     return PromptCheck(
         experiment.name, prompts.counts, tuple(checks), unique, len(compared), sampled
     )
@@ -155,17 +155,18 @@ def _check_contrast(
     return checked, [*findings, *more]
 
 
-def _sample(prompts: PromptSet, distinct: np.ndarray) -> np.ndarray:
+def _sample(prompts: PromptSet, copies: np.ndarray) -> np.ndarray:
     """Rows that are compared with each other: all, or some of every condition, always the same.
 
     Copies are left out, unless that would leave a condition without prompts.
     """
-    condition = prompts.table["condition"].to_numpy()
     rng, quota = np.random.default_rng(0), MOST_COMPARED // len(prompts.conditions)
+    n_distinct = len(prompts) - len(copies)
     kept = []
     for name in prompts.conditions:
-        rows = distinct[condition[distinct] == name]
-        rows = rows if len(rows) else np.flatnonzero(condition == name)
-        many = len(distinct) > MOST_COMPARED and len(rows) > quota
-        kept.append(rng.choice(rows, quota, replace=False) if many else rows)
+        rows = prompts.rows_of(name)
+        own = np.setdiff1d(rows, copies, assume_unique=True) if len(copies) else rows
+        own = own if len(own) else rows
+        many = n_distinct > MOST_COMPARED and len(own) > quota
+        kept.append(rng.choice(own, quota, replace=False) if many else own)
     return np.sort(np.concatenate(kept))

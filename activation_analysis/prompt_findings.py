@@ -25,8 +25,8 @@ MOST_TOLD_BY_PLACE = 0.1  # above chance
 QUOTED = 3  # examples in one sentence
 
 
-def duplicates(prompts: PromptSet, first: np.ndarray) -> list[Finding]:
-    copies = np.flatnonzero(first != np.arange(len(first)))
+def duplicates(prompts: PromptSet, first: np.ndarray, copies: np.ndarray) -> list[Finding]:
+    """The same prompt twice; ``copies`` are the rows that repeat row ``first`` of theirs."""
     if not len(copies):
         return []
     condition = prompts.table["condition"].to_numpy()

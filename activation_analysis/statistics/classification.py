@@ -49,9 +49,12 @@ def residual_maker(gram: np.ndarray, *, penalty: float) -> np.ndarray:
         raise ValueError(f"gram has shape {gram.shape}; expected (n, n)")
     if not penalty > 0:
         raise ValueError(f"penalty is {penalty!r}; it must be above 0")
-    inverse = cho_solve(cho_factor(gram + penalty * np.eye(n)), np.eye(n))
-    sums = inverse.sum(axis=0)
-    return inverse - np.outer(sums / sums.sum(), sums)
+    ridge = np.array(gram, dtype=np.float64)
+    ridge[np.diag_indices(n)] += penalty
+    maker = cho_solve(cho_factor(ridge, overwrite_a=True), np.eye(n), overwrite_b=True)
+    sums = maker.sum(axis=0)
+    maker -= np.outer(sums / sums.sum(), sums)
+    return maker
 
 
 def held_out_scores(maker: np.ndarray, targets: np.ndarray, fold: np.ndarray) -> np.ndarray:
