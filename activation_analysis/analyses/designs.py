@@ -121,9 +121,13 @@ class Design:
             logarithm = log10_labellings(np.array(self.n))  # no array of a million prompts
             return "free", logarithm, logarithm
         found = self.exchangeable
-        ties = found.n_ties if self.is_simple or self.is_omnibus else 1
         logarithm = found.log10_n_relabellings
-        return found.kind, logarithm, logarithm - float(np.log10(ties))
+        return found.kind, logarithm, logarithm - float(np.log10(self.n_ties))
+
+    @property
+    def n_ties(self) -> int:
+        """How many relabellings share each two-sided statistic, whatever the data."""
+        return self.exchangeable.n_ties if self.is_simple or self.is_omnibus else 1
 
     def relabelled(self, rng: np.random.Generator) -> Design:
         """The same prompts with their conditions exchanged at random, as far as blocks allow.

@@ -128,6 +128,7 @@ def by_max_statistic(
                 n_permutations=len(drawn),
                 exact=exact,
                 n_possible=drawn.n_possible,
+                n_ties=family.design.n_ties,
                 exchangeable="whole" if family.design.means else family.permuted.atoms.kind,
                 null_max=largest,
                 critical=float(np.quantile(largest, 1 - how.alpha, method="higher")),

@@ -51,6 +51,7 @@ class PermutationSummary:
     n_permutations: int  # relabellings used; all of them, the observed one included, if exact
     exact: bool
     n_possible: int  # relabellings that the design allows
+    n_ties: int  # that share each two-sided statistic: with labels of equal size, their opposite
     exchangeable: str  # "free", "within", "whole" or "signs"
     null_max: np.ndarray  # (n_permutations,) largest of each relabelling, over the whole family
     critical: float  # what a unit must reach in a single step
@@ -63,7 +64,7 @@ class PermutationSummary:
     @property
     def smallest_p(self) -> float:
         """No p-value can be smaller."""
-        return 1 / (self.n_permutations + (not self.exact))
+        return (self.n_ties if self.exact else 1) / (self.n_permutations + (not self.exact))
 
     def metrics(self) -> dict[str, float]:
         return {"n_permutations": self.n_permutations, "max_t_critical": self.critical}
