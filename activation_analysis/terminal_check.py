@@ -58,19 +58,27 @@ def _show_contrast(checked: ContrastCheck) -> None:
     out.print()
     out.print(_balance_table(checked))
     _say("SMD: standardised mean difference. ! too large, (!) as declared or adjusted for", "dim")
-    if checked.baseline:
-        _say(f"surface: {checked.baseline.sentence}")
-        telling = zip(checked.baseline.classes, checked.baseline.telling, strict=True)
-        _say("; ".join(f"{c}: {' '.join(words)}" for c, words in telling), "dim")
-    else:
-        _say("surface: nothing can be held out (too few prompts, groups or templates)", "dim")
-    if checked.baseline and checked.baseline.cues and checked.baseline.beats_chance(by=0):
-        _say(f"uneven: {'; '.join(checked.baseline.cues[:SHOWN_CUES])}", "dim")
+    _show_baseline(checked)
     if checked.power:
         _say(f"design: test {checked.test}, {checked.relabellings}")
         _say(f"power: {checked.power.sentence}")
     for note in checked.notes:
         _say(f"note: {note}")
+
+
+def _show_baseline(checked: ContrastCheck) -> None:
+    """What words alone tell; which ones only where they tell anything."""
+    baseline = checked.baseline
+    if baseline is None:
+        _say("surface: nothing can be held out (too few prompts, groups or templates)", "dim")
+        return
+    _say(f"surface: {baseline.sentence}")
+    if not baseline.beats_chance(by=0):
+        return
+    telling = zip(baseline.classes, baseline.telling, strict=True)
+    _say("; ".join(f"{c}: {' '.join(words)}" for c, words in telling), "dim")
+    if baseline.cues:
+        _say(f"uneven: {'; '.join(baseline.cues[:SHOWN_CUES])}", "dim")
 
 
 def _balance_table(checked: ContrastCheck) -> Table:
