@@ -63,14 +63,14 @@ def save_check(found: PromptCheck, folder: Path) -> list[Path]:
     from activation_analysis.figures.gallery import save
     from activation_analysis.figures.prompt_balance import prompt_balance
 
+    files = [folder / name for name in ("balance.png", "balance.csv", "check.json")]
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        save(prompt_balance(found), files[0])
+        found.table().to_csv(files[1], index=False)
+        files[2].write_text(json.dumps(found.summary(), indent=2, ensure_ascii=False) + "\n")
     except OSError as error:
-        raise InputError(f"--save {shown(folder)}: cannot be a folder: {error.strerror}") from None
-    files = [folder / name for name in ("balance.png", "balance.csv", "check.json")]
-    save(prompt_balance(found), files[0])
-    found.table().to_csv(files[1], index=False)
-    files[2].write_text(json.dumps(found.summary(), indent=2, ensure_ascii=False) + "\n")
+        raise InputError(f"--save {shown(folder)}: cannot be written: {error.strerror}") from None
     return files
 
 

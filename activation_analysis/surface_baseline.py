@@ -94,7 +94,8 @@ def contrast_baseline(
     """Decode the two sides of a contrast (the conditions of an omnibus one) from their words.
 
     What the prompts declare as belonging together is held out together: groups, else items, else
-    what `find_templates` sees. With ``place`` "last" or "first", from that word or mark alone.
+    what `find_templates` sees. With ``place`` "last" or "first", from that word or mark alone, and
+    every prompt is held out by itself.
     """
     if contrast.is_omnibus:
         side_of = {c: c for c in contrast.conditions}
@@ -102,15 +103,18 @@ def contrast_baseline(
         side_of = {c: " + ".join(s) for s in (contrast.first, contrast.second) for c in s}
     rows = prompts.rows_of(tuple(side_of))
     sides = [side_of[c] for c in prompts.table["condition"].to_numpy()[rows]]
-    blocks = find_templates(prompts).groups if prompts.blocks is None else prompts.blocks
     texts = [prompts.texts[row] for row in rows]
     if place:
-        texts = [_word_at(text, place) for text in texts]
+        words = [_word_at(text, place) for text in texts]
+        return surface_baseline(words, sides, np.arange(len(words)), seed=seed)
+    blocks = find_templates(prompts).groups if prompts.blocks is None else prompts.blocks
     return surface_baseline(texts, sides, blocks[rows], seed=seed)
 
 
 def _word_at(text: str, place: str) -> str:
-    """The first or last word or mark of a text."""
+    """The first or last word or mark of a text; white space at that end is a mark, too."""
+    if text[-1:].isspace() if place == "last" else text[:1].isspace():
+        return "␣"
     words = TOKEN.findall(text)
     return words[-1 if place == "last" else 0] if words else ""
 

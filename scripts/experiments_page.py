@@ -108,7 +108,7 @@ def page(sections: list[Section]) -> str:
         "were made and what it cannot show. *Words alone* is the cross-validated accuracy of a "
         "decoder that sees which words a prompt has and nothing else; the dashed line is chance. "
         "Where it is near 100 %, a map may show wording or topic and nothing deeper; where it is "
-        "at chance, wording cannot explain the map.",
+        "at chance, which words occur does not explain a map, though their order may.",
         table(sections),
     ]
     for one in sections:

@@ -125,7 +125,13 @@ def test_everything_at_once_draws_everything(tmp_path):
     bad = [*[TEMPLATES[0].format(item) for item in ITEMS[:8]], distinct(1, 5)[0]]
     plain = [*distinct(5, 6, words=5), bad[-1]]
     assert filled
-    assert kinds(tmp_path, bad, plain) == ["duplicates", "few_prompts", "imbalance", "templates"]
+    assert kinds(tmp_path, bad, plain) == [
+        "duplicates",
+        "few_prompts",
+        "imbalance",
+        "last_token",  # the template is a question
+        "templates",
+    ]
 
 
 def test_pairs_are_read_as_pairs(tmp_path):
@@ -268,3 +274,10 @@ def test_uncounted_tokens_are_a_finding(tmp_path):
     made = experiment(tmp_path, distinct(20, 1), distinct(20, 2))
     (found,) = check_prompts(made, {}, uncounted="no such model").findings
     assert (found.kind, found.message) == ("tokens", "tokens were not counted: no such model")
+
+
+@pytest.mark.parametrize("group", ["one", "none"])
+def test_white_space_at_the_end_is_a_last_token_too(tmp_path, group):
+    first = [text + " " for text in distinct(30, 1)]
+    columns = {"group": ["x"] * 60} if group == "one" else {}
+    assert kinds(tmp_path, first, distinct(30, 2), **columns) == ["imbalance", "last_token"]
