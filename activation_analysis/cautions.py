@@ -106,7 +106,7 @@ def dependence(
     return (
         f"the prompts have a column {column!r}, but test {test!r} treats every prompt as "
         f"independent: p-values are off where prompts of one {column} are alike (too small where "
-        f"a {column} lies all or mostly on one side, too large where it is evenly on both); "
+        f"one {column} lies all or mostly on one side, too large where it is evenly on both); "
         f"control 'max_t' shuffles within each {column}"
     )
 
@@ -185,7 +185,7 @@ def templated(
     if naive_rate < alpha / NOTEWORTHY:
         return (
             f"{look}; they hold both conditions, so a test that takes them for independent misses "
-            f"effects: declare them in a column 'item' and use test 'paired', or in 'group'"
+            f"effects: declare them in a column 'item'"
         )
     return f"{look}; {OFF_BY_LITTLE}"
 

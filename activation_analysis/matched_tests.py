@@ -50,7 +50,7 @@ def _is_crossed(prompts: PromptSet, contrasts: Sequence[Contrast]) -> bool:
     for contrast in contrasts:
         table = prompts.table[prompts.table["condition"].isin(contrast.conditions)]
         spread = table.groupby("item", sort=False)["condition"].nunique()
-        if np.mean(spread >= 2) <= 0.5:
+        if np.mean(spread >= 2) < 0.5:
             return False
     return True
 

@@ -141,7 +141,7 @@ def _check_contrast(
     counted = "groups" if design.means else "items" if design.is_paired else "prompts"
     few = small_sample_warning(labels, power, counted)
     findings += look_for.noted("few_prompts", f"{contrast}: {few}" if few else "")
-    findings += look_for.unreachable(contrast, distinct, options.alpha)
+    findings += look_for.unreachable(contrast, distinct, options.control, options.alpha)
     pooled = cautions.unequal_pooling(prompts, contrast, design.test)
     findings += look_for.noted("pooling", f"{contrast}: {pooled}" if pooled else "")
     notes, more = look_for.dependence(experiment, design)

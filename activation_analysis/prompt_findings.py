@@ -132,8 +132,10 @@ def imbalance(contrast: Contrast, balance: pd.DataFrame, excused: frozenset[str]
     ]
 
 
-def unreachable(contrast: Contrast, log10_distinct: float, alpha: float) -> list[Finding]:
-    if log10_distinct >= -np.log10(alpha) - 1e-9:
+def unreachable(
+    contrast: Contrast, log10_distinct: float, control: str, alpha: float
+) -> list[Finding]:
+    if control != "max_t" or log10_distinct >= -np.log10(alpha) - 1e-9:
         return []
     n = round(10**log10_distinct)
     return [
@@ -166,17 +168,22 @@ def incomplete_items(prompts: PromptSet, contrast: Contrast) -> list[Finding]:
         return []
     rows = prompts.rows_of(contrast.conditions)
     table = prompts.table.iloc[rows]
-    spread = table.groupby("item", sort=False)["condition"].nunique()
-    missing = spread[spread < len(contrast.conditions)].index
-    if not len(missing) or (spread >= 2).mean() <= 0.5:
+    # Of pooled conditions any will do: an item lacks a side, not a condition.
+    sides = [(c,) for c in contrast.conditions]
+    if not contrast.is_omnibus:
+        sides = [contrast.first, contrast.second]
+    side_of = {c: k for k, side in enumerate(sides) for c in side}
+    spread = table["condition"].map(side_of).groupby(table["item"], sort=False).nunique()
+    missing = spread[spread < len(sides)].index
+    if not len(missing) or (spread >= 2).mean() < 0.5:
         return []
     first = rows[np.flatnonzero(table["item"] == missing[0])[0]]
     return [
         Finding(
             "items",
             f"{contrast}: {_many(len(missing), 'item')} of {len(spread)} {_lack(len(missing))} a "
-            f"condition ({missing[0]!r}, {prompts.where(first)}); a paired test refuses them, "
-            f"and a blocked one makes little of them",
+            f"condition ({missing[0]!r}, {prompts.where(first)}); complete or delete "
+            f"them; a paired test refuses them, and a blocked one gets little from them",
         )
     ]
 

@@ -33,6 +33,11 @@ MOST_PROMPTS = 1_000  # of more, a sample: one standard error is 1.6 % then
 N_TELLING = 8
 # Words and marks; scripts without spaces go character by character.
 TOKEN = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+|[^\w\s]")
+# The piece at either end, as a tokenizer may see it: case, white space and runs of marks count.
+PIECES = {
+    "last": re.compile(r"(\s?[^\w\s]+|\s?\w+|)\s*$"),
+    "first": re.compile(r"^\s*([^\w\s]+|\w+|)"),
+}
 PENALTY = 1.0
 CUE_LEVEL = 0.05  # of Fisher's test, over all words (Bonferroni)
 
@@ -105,18 +110,12 @@ def contrast_baseline(
     sides = [side_of[c] for c in prompts.table["condition"].to_numpy()[rows]]
     texts = [prompts.texts[row] for row in rows]
     if place:
-        words = [_word_at(text, place) for text in texts]
+        pieces = [PIECES[place].search(text)[0] for text in texts]
+        number = {piece: f"piece{k}" for k, piece in enumerate(dict.fromkeys(pieces))}
+        words = [number[piece] for piece in pieces]
         return surface_baseline(words, sides, np.arange(len(words)), seed=seed)
     blocks = find_templates(prompts).groups if prompts.blocks is None else prompts.blocks
     return surface_baseline(texts, sides, blocks[rows], seed=seed)
-
-
-def _word_at(text: str, place: str) -> str:
-    """The first or last word or mark of a text; white space at that end is a mark, too."""
-    if text[-1:].isspace() if place == "last" else text[:1].isspace():
-        return "␣"
-    words = TOKEN.findall(text)
-    return words[-1 if place == "last" else 0] if words else ""
 
 
 @dataclass(frozen=True)

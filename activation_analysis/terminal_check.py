@@ -28,7 +28,8 @@ def show_check(checked: PromptCheck, experiment: Experiment) -> None:
     _say(f"{len(prompts):,} prompts: {counts}")
     for column in ("item", "group"):
         if column in prompts.table:
-            _say(f"{prompts.table[column].nunique():,} different {column}s")
+            n = prompts.table[column].nunique()
+            _say(f"{n:,} different {column}s" if n > 1 else f"one {column}")
     if prompts.covariates:
         _say(f"covariates: {', '.join(prompts.covariates)}")
     for contrast in checked.contrasts:

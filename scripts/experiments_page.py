@@ -108,7 +108,8 @@ def page(sections: list[Section]) -> str:
         "were made and what it cannot show. *Words alone* is the cross-validated accuracy of a "
         "decoder that sees which words a prompt has and nothing else; the dashed line is chance. "
         "Where it is near 100 %, a map may show wording or topic and nothing deeper; where it is "
-        "at chance, which words occur does not explain a map, though their order may.",
+        "at chance, which words occur does not explain a map, though their order may. Of several "
+        "contrasts the first is shown.",
         table(sections),
     ]
     for one in sections:

@@ -117,7 +117,11 @@ def test_too_few_prompts_are_told_with_their_power(tmp_path):
 
 
 def test_a_design_that_nothing_can_come_of_is_told(tmp_path):
-    assert kinds(tmp_path, distinct(3, 1), distinct(2, 2)) == ["few_prompts", "relabellings"]
+    few = experiment(tmp_path, distinct(3, 1), distinct(2, 2))
+    assert [f.kind for f in check_prompts(few, {}).findings] == ["few_prompts"]
+    permuted = apply_overrides(few, ["univariate.control=max_t"])
+    found = check_prompts(permuted, {}).findings
+    assert [f.kind for f in found] == ["few_prompts", "relabellings"]
 
 
 def test_everything_at_once_draws_everything(tmp_path):
@@ -225,8 +229,28 @@ def test_a_column_that_binds_nothing_is_no_finding(tmp_path, item):
 
 def test_opposite_labels_are_no_further_relabelling(tmp_path):
     # 3 + 3: 20 labellings, 10 sizes of t, so no p below 0.1; 3 + 4: 35 of them.
-    assert "relabellings" in kinds(tmp_path, distinct(3, 1), distinct(3, 2))
-    assert "relabellings" not in kinds(tmp_path, distinct(3, 1), distinct(4, 2))
+    for n, told in ((3, True), (4, False)):
+        made = experiment(tmp_path, distinct(3, 1), distinct(n, 2))
+        made = apply_overrides(made, ["univariate.control=max_t"])
+        found = [f.kind for f in check_prompts(made, {}).findings]
+        assert ("relabellings" in found) is told
+
+
+def test_items_of_pooled_conditions_lack_nothing(tmp_path):
+    items = [*(f"i{k}" for k in range(40)), *(f"i{k}" for k in range(40))]
+    halves = distinct(20, 1), distinct(20, 3), distinct(40, 2)
+    made = experiment(tmp_path, *halves, contrast="a + b - c", item=items)
+    assert check_prompts(made, {}).passed
+
+
+@pytest.mark.parametrize(("end", "other"), [("...", "."), (" .", "."), ("X", "x")])
+def test_runs_of_marks_case_and_space_tell_last_tokens_apart(tmp_path, end, other):
+    first = [text[:-1] + end for text in distinct(30, 1)]
+    second = [text[:-1] + other for text in distinct(30, 2)]
+    if end == "X":  # a word of its own
+        first = [text[:-1] + " The" for text in first]
+        second = [text[:-1] + " the" for text in second]
+    assert "last_token" in kinds(tmp_path, first, second)
 
 
 def test_a_last_token_that_tells_the_sides_apart_is_told_where_it_is_read(tmp_path):

@@ -201,7 +201,7 @@ def test_undeclared_pairs_are_told_that_effects_are_missed():
     texts, item = minimal_pairs()
     said = templating(prompt_set(texts), A_MINUS_B)
     assert "they hold both conditions" in said
-    assert "declare them in a column 'item' and use test 'paired'" in said
+    assert "declare them in a column 'item'" in said
     assert templating(prompt_set(texts, item=item), A_MINUS_B) == ""
 
 
