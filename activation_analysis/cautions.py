@@ -13,7 +13,7 @@ from activation_analysis.balance import balance_label
 from activation_analysis.contrasts import Contrast
 from activation_analysis.options import PAIRED_TESTS, WEIGHTED_TESTS
 from activation_analysis.prompts import PromptSet
-from activation_analysis.results import LayerProfile, PermutationSummary, StatMap
+from activation_analysis.results import LayerProfile, PermutationSummary, StatMap, plural
 from activation_analysis.spans import has_marks
 from activation_analysis.templates import Templates
 
@@ -173,7 +173,7 @@ def templated(
             f"these wordings, not the conditions; write several templates a condition"
         )
     look = (
-        f"{concerned} of {sum(map(len, rows))} prompts look like {_many(len(kinds), 'template')} "
+        f"{concerned} of {sum(map(len, rows))} prompts look like {plural(len(kinds), 'template')} "
         f"of {_fillings(used, kinds)} ({_named(found, kinds)}), which no column declares"
     )
     if naive_rate > alpha * NOTEWORTHY:
@@ -188,10 +188,6 @@ def templated(
             f"effects: declare them in a column 'item'"
         )
     return f"{look}; {OFF_BY_LITTLE}"
-
-
-def _many(n: int, what: str) -> str:
-    return f"{n} {what}{'s' * (n != 1)}"
 
 
 def _fillings(used: Sequence[Counter], kinds: set[int]) -> str:

@@ -138,8 +138,8 @@ def _check_contrast(
     control = options.control if family_size > 1 else "none"
     power = power_of(design, sizes, alpha=options.alpha, family_size=family_size, control=control)
     how = EXCHANGED[kind].replace("prompt", "group") if design.means else EXCHANGED[kind]
-    counted = "groups" if design.means else "items" if design.is_paired else "prompts"
-    few = small_sample_warning(labels, power, counted)
+    units = "groups" if design.means else "items" if design.is_paired else "prompts"
+    few = small_sample_warning(labels, power, units)
     findings += look_for.noted("few_prompts", f"{contrast}: {few}" if few else "")
     findings += look_for.unreachable(contrast, distinct, options.control, options.alpha)
     pooled = cautions.unequal_pooling(prompts, contrast, design.test)

@@ -15,7 +15,7 @@ from activation_analysis.contrasts import Contrast
 from activation_analysis.errors import PromptError
 from activation_analysis.experiment import Experiment
 from activation_analysis.prompts import PromptSet
-from activation_analysis.results import ContrastCheck, Finding
+from activation_analysis.results import ContrastCheck, Finding, plural
 from activation_analysis.surface_baseline import contrast_baseline
 from activation_analysis.templates import ALONE, Templates
 from activation_analysis.text_measures import PLACES
@@ -37,7 +37,7 @@ def duplicates(prompts: PromptSet, first: np.ndarray, copies: np.ndarray) -> lis
     return [
         Finding(
             "duplicates",
-            f"{_many(len(copies), 'prompt')} {_are(len(copies))} there before, word for word"
+            f"{plural(len(copies), 'prompt')} {_are(len(copies))} there before, word for word"
             f"{kinds} ({named}); a run refuses them",
         )
     ]
@@ -60,7 +60,7 @@ def near_duplicates(prompts: PromptSet, found: Templates) -> list[Finding]:
     return [
         Finding(
             "near_duplicates",
-            f"{_many(len(pairs), 'pair')} of prompts {_are(len(pairs))} nearly the same words"
+            f"{plural(len(pairs), 'pair')} of prompts {_are(len(pairs))} nearly the same words"
             f"{kinds} ({named}); rewrite one of each{pairing}",
         )
     ]
@@ -108,7 +108,7 @@ def too_long(prompts: PromptSet, n_tokens: np.ndarray | None, context: int | Non
     return [
         Finding(
             "too_long",
-            f"{_many(len(rows), 'prompt')} {_are(len(rows))} longer than the model's context of "
+            f"{plural(len(rows), 'prompt')} {_are(len(rows))} longer than the model's context of "
             f"{context} tokens ({prompts.where(row)}: {n_tokens[row]:,.0f}); shorten or --truncate",
         )
     ]
@@ -181,7 +181,7 @@ def incomplete_items(prompts: PromptSet, contrast: Contrast) -> list[Finding]:
     return [
         Finding(
             "items",
-            f"{contrast}: {_many(len(missing), 'item')} of {len(spread)} {_lack(len(missing))} a "
+            f"{contrast}: {plural(len(missing), 'item')} of {len(spread)} {_lack(len(missing))} a "
             f"condition ({missing[0]!r}, {prompts.where(first)}); complete or delete "
             f"them; a paired test refuses them, and a blocked one gets little from them",
         )
@@ -210,10 +210,6 @@ def place_read(experiment: Experiment, prompts: PromptSet, contrast: Contrast) -
 
 def noted(kind: str, message: str) -> list[Finding]:
     return [Finding(kind, message)] if message else []
-
-
-def _many(n: int, what: str) -> str:
-    return f"{n:,} {what}{'s' * (n != 1)}"
 
 
 def _are(n: int) -> str:

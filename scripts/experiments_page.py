@@ -56,11 +56,12 @@ def main() -> int:
             return 1
     sections, missing = [], []
     for name, folder in folders.items():
-        run = first_contrast(read_experiment(folder), args.model)
+        experiment = read_experiment(folder)
+        run = first_contrast(experiment, args.model)
         if run is None:
             missing.append(name)
             continue
-        sections.append(section_of(read_experiment(folder), run))
+        sections.append(section_of(experiment, run))
         draw(run, args.docs / "images" / f"experiment_{name}.png")
     for name in missing:
         print(f"left out, no complete run of model {args.model!r}: {name}", file=sys.stderr)

@@ -47,6 +47,13 @@ def captures_of_its_own(tmp_path, monkeypatch):
 
 
 @pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The working directory, so that messages name files as a user would."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
 def workspace(tmp_path_factory, tmp_path, monkeypatch):
     """A workspace of its own with an empty store; the current folder."""
     import mlflow

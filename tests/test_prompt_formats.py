@@ -16,10 +16,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from workbench import ROOT
+from workbench import ROOT, problems
 
 from activation_analysis.command_parser import command_parser
-from activation_analysis.errors import PromptError
 from activation_analysis.options import READING, Settings
 from activation_analysis.prompt_files import READERS
 from activation_analysis.prompts import read_prompts
@@ -101,19 +100,6 @@ SAVED = {
     "x.parquet": save_parquet,
     "folder": save_dataset,
 }
-
-
-def problems(paths, **options):
-    with pytest.raises(PromptError) as caught:
-        read_prompts(paths, **options)
-    return str(caught.value).split("\n")
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """The working directory, so that messages name files as a user would."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from workbench import problems
 
 from activation_analysis.errors import ContrastError, PromptError
 from activation_analysis.prompts import PromptSet, balance, read_prompts
@@ -83,19 +84,6 @@ def written(folder, name, text, encoding="utf-8", newline="\n"):
     path = folder / name
     path.write_bytes(text.replace("\n", newline).encode(encoding))
     return path
-
-
-def problems(paths, **options):
-    with pytest.raises(PromptError) as caught:
-        read_prompts(paths, **options)
-    return str(caught.value).split("\n")
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """The working directory, so that messages name files as a user would."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def test_there_are_enough_hostile_texts():

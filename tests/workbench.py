@@ -16,13 +16,23 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from activation_analysis.activations import Activations
+from activation_analysis.errors import PromptError
 from activation_analysis.experiment import Experiment
+from activation_analysis.prompts import read_prompts
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS, WIDTH = 4, 25
 WORDS = ("sea", "sky", "winter", "letter", "friend", "stone", "river", "window", "lamp", "road")
+
+
+def problems(paths, **options) -> list[str]:
+    """What `read_prompts` finds wrong, a line each."""
+    with pytest.raises(PromptError) as caught:
+        read_prompts(paths, **options)
+    return str(caught.value).split("\n")
 
 
 def prompts_of(condition: str, n: int) -> list[str]:

@@ -11,7 +11,7 @@ from activation_analysis.results.prompt_check import ContrastCheck, Finding, Pro
 from activation_analysis.results.stat_map import StatMap
 from activation_analysis.results.surface import SurfaceBaseline
 from activation_analysis.results.top_units import TopUnits
-from activation_analysis.results.wording import many, many_of, number, percent
+from activation_analysis.results.wording import many, many_of, number, percent, plural
 
 __all__ = [
     "EXCHANGED",
@@ -29,4 +29,5 @@ __all__ = [
     "many_of",
     "number",
     "percent",
+    "plural",
 ]

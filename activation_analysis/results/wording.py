@@ -23,6 +23,11 @@ def number(value: float, form: str = ".2f") -> str:
     return "-" if np.isnan(value) else format(value, form)
 
 
+def plural(n: int, what: str) -> str:
+    """A number of things: "1 prompt", "3 prompts"."""
+    return f"{n:,} {what}{'s' * (n != 1)}"
+
+
 def many(count: int) -> str:
     """A count that may be astronomical."""
     return many_of(log10(count))
